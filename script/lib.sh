@@ -6,6 +6,7 @@ unset PYTHONDONTWRITEBYTECODE
 
 project=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 tools="$project/.venv"
+# shellcheck disable=SC2034  # For the scripts that source this file.
 cache="$project/.cache"
 
 # Say what happens next, on standard error so that a script's output stays usable.

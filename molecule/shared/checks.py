@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 from typing import Any
 
 
@@ -21,3 +24,43 @@ def access_to(host: Any, path: str) -> tuple[str, str, str]:
     """Return a path's owner, group and mode, the mode in octal digits."""
     file = host.file(path)
     return file.user, file.group, f"{file.mode:04o}"
+
+
+# The smallest FastCGI client: one request, then the answer's body. It ends with an error when the connection breaks.
+FASTCGI_CLIENT = """
+import socket, struct, sys
+
+def record(kind, content=b""):
+    return struct.pack(">BBHHBB", 1, kind, 1, len(content), 0, 0) + content
+
+def parameter(name, value):
+    return struct.pack(">BB", len(name), len(value)) + name.encode() + value.encode()
+
+path, script = sys.argv[1:]
+parameters = {"REQUEST_METHOD": "GET", "SCRIPT_FILENAME": script, "SCRIPT_NAME": script, "REQUEST_URI": script}
+connection = socket.socket(socket.AF_UNIX)
+connection.connect(path)
+connection.sendall(record(1, struct.pack(">HB5x", 1, 0)) + record(4, b"".join(parameter(*item) for item in parameters.items())))
+connection.sendall(record(4) + record(5))
+stream, output, kind = connection.makefile("rb"), b"", None
+while kind != 3:
+    _, kind, _, length, padding, _ = struct.unpack(">BBHHBB", stream.read(8))
+    content = stream.read(length + padding)[:length]
+    output += content if kind == 6 else b""
+sys.stdout.write(output.decode().partition("\\r\\n\\r\\n")[2])
+"""
+
+
+def ask_php_fpm(host: Any, socket: str, script: str, user: str = "www-data") -> Any:
+    """Let the user ask PHP-FPM to run the script, and return the client's result with the body of the answer."""
+    return host.run("runuser --user %s -- python3 -c %s %s %s", user, FASTCGI_CLIENT, socket, script)
+
+
+def apply_role(host: Any, role: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+    """Apply a role of the collection to the host once more, with other variables."""
+    name = host.backend.get_hostname()
+    inventory = os.environ["MOLECULE_INVENTORY_FILE"]
+    arguments = [name, f"--inventory={inventory}", "--module-name=include_role", f"--args=name=bitflow.lms.{role}"]
+    return subprocess.run(
+        ["ansible", *arguments, f"--extra-vars={json.dumps(variables)}"], capture_output=True, text=True, check=False
+    )

@@ -14,6 +14,7 @@ trap 'rm -f "$archive" "$log"' EXIT
 
 # The package lists stay in the image, as a cloud's images have them: a play in check mode can find its packages.
 # python3-apt: without it the apt module cannot work in check mode. procps, iproute2: what the tests look with.
+# shellcheck disable=SC2016  # $1 is mmdebstrap's, and expands when it runs the hook.
 if ! mmdebstrap --variant=minbase \
     --include=systemd,systemd-sysv,dbus,python3,python3-apt,ca-certificates,iproute2,procps,curl \
     --skip=cleanup/apt/lists \

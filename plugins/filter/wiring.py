@@ -1,0 +1,80 @@
+# Copyright: Bitflow LMS contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Filters that turn the inventory's facts into the roles' variables: pure functions over plain data."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+Frontend = dict[str, Any]
+
+
+def upstreams(frontends: list[Frontend], backend: list[str], frontend: list[str], api_port: int) -> list[dict[str, Any]]:
+    """Return the load balancer's upstreams: the API on every backend host, each front end on every frontend host."""
+    ports = [("api", backend, int(api_port)), *((app["name"], frontend, int(app["port"])) for app in frontends)]
+    return [{"name": name, "servers": [{"address": address, "port": port} for address in addresses]} for name, addresses, port in ports]
+
+
+def public_sites(frontends: list[Frontend], domain: str, certificate_directory: str) -> list[dict[str, Any]]:
+    """Return the load balancer's sites: one host name for the API and one for each front end; the first has the bare domain too."""
+    names = ["api", *(app["name"] for app in frontends)]
+    first = frontends[0]["name"] if frontends else None
+    return [
+        {
+            "name": name,
+            "server_names": [f"{name}.{domain}", *([domain] if name == first else [])],
+            "upstream": name,
+            "certificate": f"{certificate_directory}/fullchain.pem",
+            "key": f"{certificate_directory}/privkey.pem",
+        }
+        for name in names
+    ]
+
+
+def frontend_sites(frontends: list[Frontend], domain: str, path: str) -> list[dict[str, Any]]:
+    """Return an application host's sites: assets from the live release's files, everything else from its socket."""
+    first = frontends[0]["name"] if frontends else None
+    return [
+        {
+            "name": app["name"],
+            "listen": [str(app["port"])],
+            "server_names": [f"{app['name']}.{domain}", *([domain] if app["name"] == first else [])],
+            "proxy": {"socket": f"{path}/current/run/{app['name']}.sock"},
+            "assets": [
+                {
+                    "location": "/_next/static/",
+                    "directory": f"{path}/current/{app['name']}/apps/{app['name']}/.next/static/",
+                    "immutable": True,
+                }
+            ],
+        }
+        for app in frontends
+    ]
+
+
+def database_access(addresses: list[str], database: str, user: str) -> list[dict[str, str]]:
+    """Return the host-based access rules that let the user reach the database from each address, with a password and TLS."""
+    return [
+        {
+            "type": "hostssl",
+            "database": database,
+            "user": user,
+            "address": f"{address}/{128 if ':' in address else 32}",
+            "method": "scram-sha-256",
+        }
+        for address in addresses
+    ]
+
+
+class FilterModule:
+    """The collection's wiring filters."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filters by name."""
+        return {
+            "database_access": database_access,
+            "frontend_sites": frontend_sites,
+            "public_sites": public_sites,
+            "upstreams": upstreams,
+        }

@@ -1,0 +1,49 @@
+"""The filters that wire inventories to roles."""
+
+from __future__ import annotations
+
+from ansible_collections.bitflow.lms.plugins.filter.wiring import database_access, frontend_sites, public_sites, upstreams
+
+FRONTENDS = [{"name": "student", "port": 3001}, {"name": "admin", "port": 3002}]
+
+
+def test_every_frontend_and_the_api_get_an_upstream_with_every_host():
+    result = upstreams(FRONTENDS[:1], ["192.0.2.1", "192.0.2.2"], ["192.0.2.3"], 8000)
+
+    assert result == [
+        {"name": "api", "servers": [{"address": "192.0.2.1", "port": 8000}, {"address": "192.0.2.2", "port": 8000}]},
+        {"name": "student", "servers": [{"address": "192.0.2.3", "port": 3001}]},
+    ]
+
+
+def test_the_first_frontend_answers_at_the_bare_domain_too():
+    names = {site["name"]: site["server_names"] for site in public_sites(FRONTENDS, "example.com", "/etc/ssl/lms/lms")}
+
+    assert names == {"api": ["api.example.com"], "student": ["student.example.com", "example.com"], "admin": ["admin.example.com"]}
+
+
+def test_socket_and_assets_of_a_frontend_go_through_the_one_link():
+    site = frontend_sites(FRONTENDS, "example.com", "/srv/lms/frontend")[1]
+
+    assert site == {
+        "name": "admin",
+        "listen": ["3002"],
+        "server_names": ["admin.example.com"],
+        "proxy": {"socket": "/srv/lms/frontend/current/run/admin.sock"},
+        "assets": [
+            {
+                "location": "/_next/static/",
+                "directory": "/srv/lms/frontend/current/admin/apps/admin/.next/static/",
+                "immutable": True,
+            }
+        ],
+    }
+
+
+def test_the_database_admits_single_addresses_with_password_and_tls():
+    rules = database_access(["192.0.2.1", "2001:db8::1"], "lms", "lms")
+
+    assert [(rule["type"], rule["address"], rule["method"]) for rule in rules] == [
+        ("hostssl", "192.0.2.1/32", "scram-sha-256"),
+        ("hostssl", "2001:db8::1/128", "scram-sha-256"),
+    ]
