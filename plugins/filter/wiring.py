@@ -44,12 +44,25 @@ def frontend_sites(frontends: list[Frontend], domain: str, path: str) -> list[di
             "assets": [
                 {
                     "location": "/_next/static/",
-                    "directory": f"{path}/current/{app['name']}/apps/{app['name']}/.next/static/",
+                    "directory": f"{path}/current/apps/{app['name']}/.next/static/",
                     "immutable": True,
                 }
             ],
         }
         for app in frontends
+    ]
+
+
+def frontend_artifact(frontends: list[Frontend]) -> list[dict[str, str]]:
+    """Return what of the built workspace a release needs: Next.js's standalone server, and the assets that it leaves beside."""
+    return [
+        {"from": f"apps/{app['name']}/{built}", "to": place}
+        for app in frontends
+        for built, place in (
+            (".next/standalone", "."),
+            (".next/static", f"apps/{app['name']}/.next/static"),
+            ("public", f"apps/{app['name']}/public"),
+        )
     ]
 
 
@@ -74,6 +87,7 @@ class FilterModule:
         """Return the filters by name."""
         return {
             "database_access": database_access,
+            "frontend_artifact": frontend_artifact,
             "frontend_sites": frontend_sites,
             "public_sites": public_sites,
             "upstreams": upstreams,

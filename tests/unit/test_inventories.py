@@ -10,8 +10,8 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 INVENTORIES = sorted(path for path in (ROOT / "inventories").iterdir() if path.is_dir())
-# Collection-wide variables are those that the wiring reads.
-WIRING = (ROOT / "playbooks/vars/lms.yml").read_text()
+# Collection-wide variables are those that the wiring or a playbook reads.
+WIRING = "".join(path.read_text() for path in (ROOT / "playbooks").rglob("*.yml"))
 ANSIBLE = re.compile(r"^ansible_")
 
 

@@ -12,7 +12,9 @@ RUN = "/srv/lms/frontend/releases/r1/run"
 def release(host):
     host.check_output("systemctl start lms-frontend@r1.target")
     host.check_output(
-        "for i in $(seq 100); do test -S %s/student.sock && test -S %s/admin.sock && exit 0; sleep 0.1; done; journalctl -n 20; exit 1", RUN, RUN
+        "for i in $(seq 100); do test -S %s/student.sock && test -S %s/admin.sock && exit 0; sleep 0.1; done; journalctl -n 20; exit 1",
+        RUN,
+        RUN,
     )
     return host
 
@@ -37,7 +39,7 @@ def test_the_processes_cannot_write_their_code(release):
     pid = release.check_output("systemctl show --property=MainPID --value lms-student@r1")
 
     assert release.check_output("stat --format=%%U /proc/%s", pid) == "lms-frontend"
-    assert release.run("setpriv --reuid lms-frontend --clear-groups touch /srv/lms/frontend/releases/r1/student/x").failed
+    assert release.run("setpriv --reuid lms-frontend --clear-groups touch /srv/lms/frontend/releases/r1/apps/student/x").failed
 
 
 def test_a_killed_front_end_comes_back(release):

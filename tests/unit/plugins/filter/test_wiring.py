@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from ansible_collections.bitflow.lms.plugins.filter.wiring import database_access, frontend_sites, public_sites, upstreams
+from ansible_collections.bitflow.lms.plugins.filter.wiring import (
+    database_access,
+    frontend_artifact,
+    frontend_sites,
+    public_sites,
+    upstreams,
+)
 
 FRONTENDS = [{"name": "student", "port": 3001}, {"name": "admin", "port": 3002}]
 
@@ -33,7 +39,7 @@ def test_socket_and_assets_of_a_frontend_go_through_the_one_link():
         "assets": [
             {
                 "location": "/_next/static/",
-                "directory": "/srv/lms/frontend/current/admin/apps/admin/.next/static/",
+                "directory": "/srv/lms/frontend/current/apps/admin/.next/static/",
                 "immutable": True,
             }
         ],
@@ -46,4 +52,12 @@ def test_the_database_admits_single_addresses_with_password_and_tls():
     assert [(rule["type"], rule["address"], rule["method"]) for rule in rules] == [
         ("hostssl", "192.0.2.1/32", "scram-sha-256"),
         ("hostssl", "2001:db8::1/128", "scram-sha-256"),
+    ]
+
+
+def test_a_release_holds_the_server_and_the_assets_beside_it():
+    assert frontend_artifact(FRONTENDS[:1]) == [
+        {"from": "apps/student/.next/standalone", "to": "."},
+        {"from": "apps/student/.next/static", "to": "apps/student/.next/static"},
+        {"from": "apps/student/public", "to": "apps/student/public"},
     ]

@@ -1,0 +1,295 @@
+#!/usr/bin/python
+# Copyright: Bitflow LMS contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: release
+short_description: Build, verify, activate and prune the releases of an application
+version_added: "1.0.0"
+author:
+  - Bitflow LMS contributors (@bitflow-lms)
+description:
+  - Manages the releases of one application below O(path). Each release is a directory in C(releases/), the live one is what the
+    relative link C(current) points at, C(shared/) holds what all releases share, and C(.deploy/) holds one record a release and a journal.
+  - The link alone decides which release is live. The order of releases comes from their records, never from file times or clocks.
+  - A release is unpacked aside, every file is held against the manifest of the artifact, and the directory is renamed into place.
+    A crash leaves nothing or a whole release.
+  - The switch is one C(rename(2)) of a link, so that there is no moment without a live release.
+  - Pruning as another user than root sees only this user's processes, so that a release open by another user's process is not recognised.
+options:
+  path:
+    description:
+      - The application's root.
+    type: path
+    required: true
+  release:
+    description:
+      - The release's id, which is the name of its directory.
+      - Required unless O(state=pruned).
+    type: str
+  state:
+    description:
+      - V(present) unpacks O(artifact) unless the release is there. What is there is never changed. The same release from another artifact
+        is an error.
+      - V(verified) notes that the caller has proven the release's health.
+      - V(active) makes the release the live one. It refuses a release that is missing, failed or not verified.
+      - V(failed) marks the release, so that nothing goes back to it. It refuses the live release, and ignores one that is not there.
+      - V(absent) removes the release. It refuses the live one.
+      - V(pruned) removes what interrupted runs left, failed and abandoned releases, and the oldest good ones beyond O(keep).
+        It never removes the live release, the one to roll back to, one that is pinned, open by a process, younger than O(min_age)
+        or not built by this module.
+    type: str
+    choices: [present, verified, active, failed, absent, pruned]
+    default: present
+  artifact:
+    description:
+      - The archive on the host, as M(bitflow.lms.release_artifact) builds it.
+      - Required to build a release that is not there.
+    type: path
+  artifact_sha256:
+    description:
+      - The SHA-256 of O(artifact).
+    type: str
+  fingerprint:
+    description:
+      - A sum over everything that makes this release what it is, for example over the artifact and the environment.
+        M(bitflow.lms.release_info) returns it, so that a deploy can tell that nothing changed.
+    type: str
+  metadata:
+    description:
+      - What else is known about the release. C(commit) is also written to the file C(REVISION) in the release.
+    type: dict
+  owner:
+    description:
+      - The user who owns the release's files.
+    type: str
+  group:
+    description:
+      - The group of the release's files.
+    type: str
+  shared_directories:
+    description:
+      - Directories that all releases share, relative to the release. Each is created in C(shared/) and linked into the release.
+    type: list
+    elements: str
+    default: []
+  shared_owner:
+    description:
+      - The owner of the shared directories.
+    type: str
+  shared_group:
+    description:
+      - The group of the shared and of the writable directories.
+    type: str
+  shared_mode:
+    description:
+      - The mode of the shared directories.
+    type: str
+    default: "2770"
+  writable_directories:
+    description:
+      - Directories of the release in which O(shared_group) may write. They are created where missing and get the mode C(2770).
+    type: list
+    elements: str
+    default: []
+  pinned:
+    description:
+      - Whether pruning must keep this release. Left out, the pin stays as it is.
+    type: bool
+  reason:
+    description:
+      - Why the release failed, for O(state=failed).
+    type: str
+    default: ""
+  unverified_allowed:
+    description:
+      - Whether O(state=active) accepts a release that nobody has verified.
+    type: bool
+    default: false
+  keep:
+    description:
+      - How many good releases O(state=pruned) keeps. Failed ones do not count.
+    type: int
+    default: 5
+  min_age:
+    description:
+      - Releases whose state changed in the last so many seconds are kept, because requests may still run in them.
+    type: int
+    default: 300
+extends_documentation_fragment:
+  - ansible.builtin.action_common_attributes
+attributes:
+  check_mode:
+    support: full
+    details:
+      - A release that is newer than all that are there is taken for one that an earlier task of the same run would have built.
+  diff_mode:
+    support: full
+  platform:
+    platforms: linux
+seealso:
+  - module: bitflow.lms.release_info
+  - module: bitflow.lms.release_artifact
+"""
+
+EXAMPLES = r"""
+- name: Unpack the release
+  bitflow.lms.release:
+    path: /srv/lms/backend
+    release: 20261123210000-abc1234
+    artifact: /srv/lms/artifacts/backend-0123456789abcdef.tar.gz
+    artifact_sha256: "{{ artifact.sha256 }}"
+    owner: lms-deploy
+    group: lms
+    shared_directories:
+      - storage/app
+      - storage/logs
+    shared_owner: lms
+    shared_group: lms
+    writable_directories:
+      - bootstrap/cache
+      - storage/framework
+    metadata:
+      commit: abc1234567890abc1234567890abc1234567890a
+      version: v1.4.0
+
+- name: Note that the candidate answered its health check
+  bitflow.lms.release:
+    path: /srv/lms/backend
+    release: 20261123210000-abc1234
+    state: verified
+
+- name: Switch to the release
+  bitflow.lms.release:
+    path: /srv/lms/backend
+    release: 20261123210000-abc1234
+    state: active
+
+- name: Mark the release so that nobody goes back to it
+  bitflow.lms.release:
+    path: /srv/lms/backend
+    release: 20261123210000-abc1234
+    state: failed
+    reason: The health check answered 500
+
+- name: Remove old releases
+  bitflow.lms.release:
+    path: /srv/lms/backend
+    state: pruned
+    keep: 5
+"""
+
+RETURN = r"""
+root:
+  description: The application's root.
+  returned: always
+  type: str
+  sample: /srv/lms/backend
+release:
+  description: The release's id, or null when pruning.
+  returned: always
+  type: str
+  sample: 20261123210000-abc1234
+release_path:
+  description: The release's directory, or null when pruning.
+  returned: always
+  type: str
+  sample: /srv/lms/backend/releases/20261123210000-abc1234
+state:
+  description:
+    - The release's state after the task, or null when pruning. One of V(built), V(verified), V(active), V(superseded), V(failed),
+      V(unknown) for a directory that has no record, and V(absent).
+  returned: always
+  type: str
+  sample: active
+current:
+  description: The live release after the task, or null.
+  returned: always
+  type: str
+  sample: 20261123210000-abc1234
+previous:
+  description: The release to roll back to after the task, which is the last one before the live one that was live and verified, or null.
+  returned: always
+  type: str
+  sample: 20261120180000-fedcba9
+pruned:
+  description: The directories that were removed.
+  returned: always
+  type: list
+  elements: str
+  sample: [20261001120000-0a1b2c3]
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
+from ansible_collections.bitflow.lms.plugins.module_utils._release import Releases, build_from
+from ansible_collections.bitflow.lms.plugins.module_utils._release_plan import Plan, Request, Tree, decide, result
+
+
+def run(releases: Releases, params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Bring the releases into the state that is asked for, and return the module's result."""
+    request = Request(**{key: params[key] for key in Request.__dataclass_fields__ if params.get(key) is not None})
+
+    def look() -> tuple[Tree, Plan]:
+        tree = releases.read(with_open=request.state == "pruned")
+        return tree, decide(tree, request, releases.now(), foresee=check_mode)
+
+    before, plan = look()
+    after = plan.after
+    if plan.steps and not check_mode:
+        build = build_from(params)
+        with releases.locked(build.owner):
+            # Somebody else may have been at work until now.
+            before, plan = look()
+            after = releases.carry_out(plan, build)
+    return result(before, plan, after, request.release, str(releases.root))
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "path": {"type": "path", "required": True},
+            "release": {"type": "str"},
+            "state": {
+                "type": "str",
+                "choices": ["present", "verified", "active", "failed", "absent", "pruned"],
+                "default": "present",
+            },
+            "artifact": {"type": "path"},
+            "artifact_sha256": {"type": "str"},
+            "fingerprint": {"type": "str"},
+            "metadata": {"type": "dict"},
+            "owner": {"type": "str"},
+            "group": {"type": "str"},
+            "shared_directories": {"type": "list", "elements": "str", "default": []},
+            "shared_owner": {"type": "str"},
+            "shared_group": {"type": "str"},
+            "shared_mode": {"type": "str", "default": "2770"},
+            "writable_directories": {"type": "list", "elements": "str", "default": []},
+            "pinned": {"type": "bool"},
+            "reason": {"type": "str", "default": ""},
+            "unverified_allowed": {"type": "bool", "default": False},
+            "keep": {"type": "int", "default": 5},
+            "min_age": {"type": "int", "default": 300},
+        },
+        required_if=[("state", state, ["release"]) for state in ("present", "verified", "active", "failed", "absent")],
+        required_together=[("artifact", "artifact_sha256")],
+        supports_check_mode=True,
+    )
+    releases = Releases(Path(module.params["path"]))
+    try:
+        outcome = run(releases, module.params, module.check_mode)
+    except LmsError as error:
+        module.fail_json(**error.as_result())
+    module.exit_json(**outcome)
+
+
+if __name__ == "__main__":
+    main()

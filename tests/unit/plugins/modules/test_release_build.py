@@ -1,0 +1,144 @@
+# Copyright: Bitflow LMS contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The modules release_source and release_artifact, one after the other as a deploy runs them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.bitflow.lms.plugins.module_utils._artifact import Workshop
+from ansible_collections.bitflow.lms.plugins.module_utils._errors import CommandError, LmsError
+from ansible_collections.bitflow.lms.plugins.module_utils._source import Source, parse_location
+from ansible_collections.bitflow.lms.plugins.modules import release_artifact, release_source
+
+NOW = datetime(2026, 11, 23, 21, 0, tzinfo=timezone.utc)
+
+
+def git(argv: list[str], environment: Mapping[str, str]) -> tuple[int, str, str]:
+    """Run git."""
+    ended = subprocess.run(argv, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """Return a repository with a backend."""
+    path = tmp_path / "lms"
+    (path / "backend").mkdir(parents=True)
+    (path / "backend" / "artisan").write_text("php")
+    for arguments in (
+        ["init", "--quiet", "--initial-branch=main"],
+        ["add", "--all"],
+        ["-c", "user.name=A", "-c", "user.email=a@example.com", "commit", "--quiet", "--message", "Show progress"],
+    ):
+        subprocess.run(["git", "-C", str(path), *arguments], check=True)
+    return path
+
+
+def source(repository: Path, tmp_path: Path, check_mode: bool = False) -> dict[str, Any]:
+    """Run release_source."""
+    params = {"version": "main", "paths": ["backend"], "destination": str(tmp_path / "archives")}
+    return release_source.run(Source(parse_location(str(repository)), tmp_path / "cache", git), params, NOW, check_mode)
+
+
+def artifact(tmp_path: Path, archive: str, check_mode: bool = False, **values: Any) -> dict[str, Any]:
+    """Run release_artifact."""
+    params = {
+        "name": "backend",
+        "source": "backend at abc1234",
+        "archive": archive,
+        "steps": [],
+        "dependencies": [],
+        "collect": None,
+        "exclude": [],
+        "required": ["artisan"],
+        "environment": {},
+        "secret_environment": {},
+        "fingerprint_extra": None,
+        "umask": "022",
+        "keep": 5,
+        **values,
+    }
+    return release_artifact.run(Workshop(tmp_path / "build", clock=lambda: 0.0), params, check_mode)
+
+
+def test_a_source_is_archived_once(repository: Path, tmp_path: Path) -> None:
+    foreseen = source(repository, tmp_path, check_mode=True)
+    assert not (tmp_path / "archives").exists()
+    first = source(repository, tmp_path)
+    again = source(repository, tmp_path)
+
+    commit = git(["git", "-C", str(repository), "rev-parse", "main"], {})[1].strip()
+    tree = git(["git", "-C", str(repository), "rev-parse", "main:backend"], {})[1].strip()
+    assert first == {
+        "changed": True,
+        "release": f"20261123210000-{commit[:7]}",
+        "commit": commit,
+        "short_commit": commit[:7],
+        "subject": "Show progress",
+        "version": "main",
+        "kind": "branch",
+        "ref": "refs/heads/main",
+        "ambiguous": False,
+        "trees": {"backend": tree},
+        "archives": {"backend": f"{tmp_path}/archives/{tree}.tar"},
+    }
+    assert foreseen == first
+    assert again == {**first, "changed": False}
+    assert source(repository, tmp_path, check_mode=True) == again
+
+
+def test_an_artifact_is_built_once(repository: Path, tmp_path: Path) -> None:
+    archive = source(repository, tmp_path)["archives"]["backend"]
+    steps = [{"argv": ["sh", "-c", "echo $TOKEN > built"], "chdir": ".", "environment": {}}]
+    values: dict[str, Any] = {"steps": steps, "secret_environment": {"TOKEN": "secret"}}
+
+    foreseen = artifact(tmp_path, archive, check_mode=True, **values)
+    assert not (tmp_path / "build").exists()
+    first = artifact(tmp_path, archive, **values)
+    again = artifact(tmp_path, archive, **{**values, "secret_environment": {"TOKEN": "another"}})
+
+    assert foreseen == {**first, "sha256": "", "size": 0, "files": 0, "steps": []}
+    assert first["steps"] == [{"argv": ["sh", "-c", "echo $TOKEN > built"], "seconds": 0.0}]
+    assert (first["changed"], first["reused"], first["files"]) == (True, False, 2)
+    assert first["artifact"] == f"{tmp_path}/build/artifacts/backend-{first['fingerprint'][:16]}.tar.gz"
+    assert again == {**first, "changed": False, "reused": True, "steps": []}
+    assert artifact(tmp_path, archive, check_mode=True, **values) == again
+    assert "secret" not in str(first)
+
+
+def test_check_mode_fresh_host_passes_without_a_source_archive(tmp_path: Path) -> None:
+    result = artifact(tmp_path, "/nowhere", check_mode=True)
+
+    assert result == {
+        "changed": True,
+        "artifact": "",
+        "sha256": "",
+        "size": 0,
+        "files": 0,
+        "fingerprint": "",
+        "reused": False,
+        "steps": [],
+        "removed": [],
+    }
+    with pytest.raises(LmsError, match="is not on this host"):
+        artifact(tmp_path, "/nowhere")
+
+
+def test_a_step_that_fails_fails_the_task_and_the_next_run_tries_again(repository: Path, tmp_path: Path) -> None:
+    archive = source(repository, tmp_path)["archives"]["backend"]
+    flag = tmp_path / "registry"
+    steps = [{"argv": ["test", "-e", str(flag)], "chdir": ".", "environment": {}}]
+
+    with pytest.raises(CommandError, match="ended with status 1"):
+        artifact(tmp_path, archive, steps=steps)
+    flag.write_text("")
+
+    assert artifact(tmp_path, archive, steps=steps)["changed"] is True
