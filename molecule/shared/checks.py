@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
+from pathlib import Path
 from typing import Any
 
 
@@ -56,11 +58,28 @@ def ask_php_fpm(host: Any, socket: str, script: str, user: str = "www-data") -> 
     return host.run("runuser --user %s -- python3 -c %s %s %s", user, FASTCGI_CLIENT, socket, script)
 
 
-def apply_role(host: Any, role: str, **variables: Any) -> subprocess.CompletedProcess[str]:
-    """Apply a role of the collection to the host once more, with other variables."""
-    name = host.backend.get_hostname()
+def apply_role(host: Any, role: str, tasks: str = "main", **variables: Any) -> subprocess.CompletedProcess[str]:
+    """Apply a role, or one of its task files, to the host once more with other variables. The facts of the host are not known."""
+    arguments = [
+        host.backend.get_hostname(),
+        f"--inventory={os.environ['MOLECULE_INVENTORY_FILE']}",
+        "--module-name=include_role",
+        f"--args=name=bitflow.lms.{role} tasks_from={tasks}",
+        f"--extra-vars={json.dumps(variables)}",
+    ]
+    return subprocess.run(["ansible", *arguments], capture_output=True, text=True, check=False)
+
+
+def converge(host: Any, **variables: Any) -> subprocess.CompletedProcess[str]:
+    """Apply the role of the scenario to the host once more, after gathering facts, with other variables."""
+    playbook = str(Path(__file__).with_name("converge.yml"))
     inventory = os.environ["MOLECULE_INVENTORY_FILE"]
-    arguments = [name, f"--inventory={inventory}", "--module-name=include_role", f"--args=name=bitflow.lms.{role}"]
+    arguments = [playbook, f"--inventory={inventory}", f"--limit={host.backend.get_hostname()}"]
     return subprocess.run(
-        ["ansible", *arguments, f"--extra-vars={json.dumps(variables)}"], capture_output=True, text=True, check=False
+        ["ansible-playbook", *arguments, f"--extra-vars={json.dumps(variables)}"], capture_output=True, text=True, check=False
     )
+
+
+def said(run: subprocess.CompletedProcess[str]) -> str:
+    """Return what Ansible said, without the line breaks and colours that it adds."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", run.stdout + run.stderr).split())
