@@ -37,6 +37,7 @@ options:
 requirements:
   - timeout (of coreutils)
 notes:
+  - What artisan writes is readable by its user and group alone, since the configuration cache holds the secrets of C(.env).
   - Run the task as the owner of the release (C(become_user)). Files that root leaves behind shut the application out; the module warns
     about it.
 """

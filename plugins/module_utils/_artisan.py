@@ -55,6 +55,10 @@ TIMED_OUT = (124, 137)
 LINT_CHUNK = 400
 
 
+# The configuration cache holds every secret of .env: what artisan writes is for its user and group alone.
+PRIVATE_UMASK = 0o027
+
+
 def artisan_argspec() -> dict[str, dict[str, Any]]:
     """Return the options of the documentation fragment artisan."""
     return {
@@ -245,4 +249,5 @@ class Artisan:
             cwd=str(self.directory),
             environ_update={**self.environment, **PARSED_ENVIRONMENT},
             expand_user_and_vars=False,
+            umask=PRIVATE_UMASK,
         )

@@ -33,3 +33,14 @@ def test_without_a_release_the_workers_wait_and_do_not_fail(host, number):
 def test_without_a_release_the_scheduler_does_not_fail(host):
     assert host.run("systemctl start lms-schedule.service").succeeded
     assert not host.run("systemctl is-failed lms-schedule.service").succeeded
+
+
+@pytest.mark.parametrize("opener", ["lms", "lms-deploy"])
+def test_a_log_that_one_user_opened_takes_lines_of_the_other(host, opener):
+    log = f"/srv/lms/backend/shared/storage/logs/{opener}.log"
+
+    for user in [opener, "lms", "lms-deploy"]:
+        host.check_output("setpriv --reuid %s --regid lms --clear-groups sh -c 'umask 027; echo %s >>%s'", user, user, log)
+
+    assert host.file(log).content_string.split() == [opener, "lms", "lms-deploy"]
+    assert host.run("setpriv --reuid www-data --regid www-data --clear-groups cat %s", log).failed

@@ -45,7 +45,13 @@ def test_command_is_limited_quiet_and_never_a_shell_string(release: Path) -> Non
         ["timeout", "--kill-after=10", "60", "php", "artisan", "--no-interaction", "--no-ansi", "queue:work", "--queue=a b", "$HOME"]
     ]
     assert host.options == [
-        {"cwd": str(release), "environ_update": {"LC_ALL": "C.UTF-8", "COLUMNS": "4000"}, "expand_user_and_vars": False}
+        {
+            "cwd": str(release),
+            "environ_update": {"LC_ALL": "C.UTF-8", "COLUMNS": "4000"},
+            "expand_user_and_vars": False,
+            # The configuration cache holds every secret of .env.
+            "umask": 0o027,
+        }
     ]
     assert result.as_details() == {
         "command": "queue:work",
