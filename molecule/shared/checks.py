@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 
 def service_is_up(host: Any, name: str) -> bool:
     """Tell whether the unit runs now and will run after a reboot."""
@@ -83,3 +85,9 @@ def converge(host: Any, **variables: Any) -> subprocess.CompletedProcess[str]:
 def said(run: subprocess.CompletedProcess[str]) -> str:
     """Return what Ansible said, without the line breaks and colours that it adds."""
     return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", run.stdout + run.stderr).split())
+
+
+def once(host: Any) -> None:
+    """Skip a slow test of what does not differ between the distributions on all but one of them."""
+    if host.system_info.codename != "trixie":
+        pytest.skip("does not differ between the distributions: tested on trixie")
