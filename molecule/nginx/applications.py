@@ -33,7 +33,7 @@ class FastCGI(socketserver.StreamRequestHandler):
             header = self.rfile.read(8)
             if len(header) < 8:
                 return
-            _, kind, _, length, padding, _ = struct.unpack(">BBHHBB", header)
+            _version, kind, _request, length, padding, _reserved = struct.unpack(">BBHHBB", header)
             content = self.rfile.read(length + padding)[:length]
             parameters += content if kind == 4 else b""
             body_ended = kind == 5 and not length
@@ -51,7 +51,7 @@ class FastCGI(socketserver.StreamRequestHandler):
     def pairs(content):
         while content:
             sizes = []
-            for _ in range(2):
+            for _line in range(2):
                 long = content[0] >> 7
                 sizes.append(struct.unpack(">I", content[:4])[0] & 0x7FFFFFFF if long else content[0])
                 content = content[4 if long else 1 :]

@@ -162,7 +162,12 @@ def test_what_cannot_serve_is_refused_and_the_host_keeps_what_it_has(host, make,
 
     answer = offer(host, offers, tmp_path)
 
-    certificate, key = (lambda label: offers[label]["certificate"]), (lambda label: offers[label]["key"])
+    def certificate(label):
+        return offers[label]["certificate"]
+
+    def key(label):
+        return offers[label]["key"]
+
     refused = "The certificate lms in certificate_list is refused, and the host keeps what it has:"
     assert f"{refused} {certificate('expired')} expired at " in answer
     assert f"{refused} {certificate('early')} is not valid before " in answer

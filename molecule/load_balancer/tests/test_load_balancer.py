@@ -55,7 +55,7 @@ def visit(host, path, site="api", options="", scheme="https"):
     """Visit a site, and return the answer."""
     result = curl(host, f"{scheme}://{site}.lms.test{path}", options)
     assert result.rc == 0, result
-    head, _, body = result.stdout.replace("\r\n", "\n").partition("\n\n")
+    head, _blank, body = result.stdout.replace("\r\n", "\n").partition("\n\n")
     status, *lines = head.split("\n")
     return Answer(int(status.split()[1]), {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}, body)
 
@@ -152,13 +152,13 @@ def test_the_key_exchange_withstands_quantum_computers_where_openssl_can(host):
 
 
 def test_all_servers_get_requests(host):
-    names = [visit(host, "/").backend["name"] for _ in range(6)]
+    names = [visit(host, "/").backend["name"] for _visit in range(6)]
 
     assert sorted(names) == ["one"] * 3 + ["two"] * 3
 
 
 def test_a_server_that_is_down_gets_none(host):
-    names = {visit(host, "/", "student").backend["name"] for _ in range(6)}
+    names = {visit(host, "/", "student").backend["name"] for _visit in range(6)}
 
     assert names == {"student"}
 
@@ -190,7 +190,7 @@ def test_answers_of_servers_come_through_with_hsts(host, path, status):
 def test_what_may_be_sent_twice_is_and_what_may_not_is_not(host):
     gotten = visit(host, "/dies/get")
     posted = visit(host, "/dies/post", options="--data x=1")
-    answers = [visit(host, "/").backend for _ in range(4)]
+    answers = [visit(host, "/").backend for _visit in range(4)]
     seen = [entry for entries in {answer["name"]: answer["seen"] for answer in answers}.values() for entry in entries]
 
     # A GET goes on to the other server, where it dies too. A POST has been seen by one server alone.
@@ -199,8 +199,8 @@ def test_what_may_be_sent_twice_is_and_what_may_not_is_not(host):
 
 
 def test_a_page_that_breaks_every_server_takes_none_out(host):
-    poisoned = [visit(host, "/poison").status for _ in range(4)]
-    others = [visit(host, "/").status for _ in range(10)]
+    poisoned = [visit(host, "/poison").status for _visit in range(4)]
+    others = [visit(host, "/").status for _visit in range(10)]
 
     assert poisoned == [502] * 4
     assert others == [200] * 10

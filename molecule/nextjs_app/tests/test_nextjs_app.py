@@ -54,7 +54,8 @@ def test_a_killed_front_end_comes_back(release):
 
 def test_stopping_a_release_gives_the_last_answer_first(release):
     answer = release.check_output(
-        "curl --silent --unix-socket %s/student.sock http://x/slow >/tmp/slow & sleep 0.5; systemctl stop lms-frontend@r1.target; wait; cat /tmp/slow",
+        "curl --silent --unix-socket %s/student.sock http://x/slow >/tmp/slow & sleep 0.5;"
+        " systemctl stop lms-frontend@r1.target; wait; cat /tmp/slow",
         RUN,
     )
 

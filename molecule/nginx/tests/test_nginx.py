@@ -31,7 +31,7 @@ def visit():
             (right if status == 200 else wrong).append(status)
         except OSError as error:
             wrong.append(error)
-threads = [threading.Thread(target=visit) for _ in range(4)]
+threads = [threading.Thread(target=visit) for _visit in range(4)]
 [thread.start() for thread in threads]
 [thread.join() for thread in threads]
 print(len(right), len(wrong))
@@ -56,7 +56,7 @@ def visit(host, path, site="api", port=8000, options=""):
     output = host.check_output(
         f"curl --silent --include --path-as-is --http1.1 --resolve '{site}.lms.test:{port}:127.0.0.1' {options} {url}"
     )
-    head, _, body = output.replace("\r\n", "\n").partition("\n\n")
+    head, _blank, body = output.replace("\r\n", "\n").partition("\n\n")
     status, *lines = head.split("\n")
     return Answer(int(status.split()[1]), {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}, body)
 

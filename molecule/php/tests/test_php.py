@@ -62,7 +62,7 @@ def edited(host, unit, *edits):
     try:
         yield
     finally:
-        for path, _ in edits:
+        for path, _edit in edits:
             host.check_output("mv %s.before %s", path, path)
         host.check_output("systemctl daemon-reload && systemctl reset-failed %s && systemctl restart %s", unit, unit)
 

@@ -39,7 +39,10 @@ def test_the_server_runs_and_starts_at_boot(host, version):
 
 
 def test_only_loopback_is_served_by_default_at_the_new_port(host):
-    assert "127.0.0.1" in listening_addresses(host, 5433) <= {"127.0.0.1", "[::1]"}
+    addresses = listening_addresses(host, 5433)
+
+    assert "127.0.0.1" in addresses
+    assert addresses <= {"127.0.0.1", "[::1]"}
     assert listening_addresses(host, 5432) == set()
 
 
