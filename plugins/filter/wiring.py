@@ -33,7 +33,7 @@ def public_sites(frontends: list[Frontend], domain: str, certificate_directory: 
 
 
 def frontend_sites(frontends: list[Frontend], domain: str, path: str) -> list[dict[str, Any]]:
-    """Return an application host's sites: assets from the live release's files, everything else from its socket."""
+    """Return an application host's sites: assets of every release that may be in a browser, everything else from the live one's socket."""
     first = frontends[0]["name"] if frontends else None
     return [
         {
@@ -44,7 +44,7 @@ def frontend_sites(frontends: list[Frontend], domain: str, path: str) -> list[di
             "assets": [
                 {
                     "location": "/_next/static/",
-                    "directory": f"{path}/current/apps/{app['name']}/.next/static/",
+                    "directory": f"{path}/assets/apps/{app['name']}/.next/static/",
                     "immutable": True,
                 }
             ],

@@ -28,7 +28,7 @@ def test_the_first_frontend_answers_at_the_bare_domain_too():
     assert names == {"api": ["api.example.com"], "student": ["student.example.com", "example.com"], "admin": ["admin.example.com"]}
 
 
-def test_socket_and_assets_of_a_frontend_go_through_the_one_link():
+def test_the_socket_goes_through_the_one_link_and_assets_outlive_their_release():
     site = frontend_sites(FRONTENDS, "example.com", "/srv/lms/frontend")[1]
 
     assert site == {
@@ -39,7 +39,7 @@ def test_socket_and_assets_of_a_frontend_go_through_the_one_link():
         "assets": [
             {
                 "location": "/_next/static/",
-                "directory": "/srv/lms/frontend/current/apps/admin/.next/static/",
+                "directory": "/srv/lms/frontend/assets/apps/admin/.next/static/",
                 "immutable": True,
             }
         ],
