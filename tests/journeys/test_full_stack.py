@@ -124,7 +124,7 @@ def test_a_new_version_goes_live_and_nobody_notices(environment):
     traffic.assert_nobody_noticed(at_least=400)
     assert [traffic.releases(part) for part in ("api", "student", "admin")] == [{old, new}] * 3
     assert {environment.releases(host, part)[new]["metadata"]["version"] for host in APPLICATION_HOSTS for part in PARTS} == {"v2"}
-    assert {environment.ask("/version")["release"] for _ in range(8)} == {new}
+    assert {environment.ask("/version")["release"] for _time in range(8)} == {new}
     assert_only_this_release_runs(environment, new)
     assert "level" in columns_of(environment, "courses")
     done = environment.ask("/api/enrolments?student_id=1")["data"][-1]
@@ -299,7 +299,7 @@ def test_a_deployment_mends_a_host_whose_live_release_is_ill(environment):
 
     new = environment.deploy(version)
 
-    assert {environment.ask("/health")["status"] for _ in range(4)} == {"ok"}
+    assert {environment.ask("/health")["status"] for _time in range(4)} == {"ok"}
     assert_only_this_release_runs(environment, new)
 
 
