@@ -171,6 +171,8 @@ class Traffic:
     def __init__(self, running: Running, result: Path) -> None:
         self._running = running
         self._result = result
+        # Requests that the load balancer gave to a second host, because the first one failed.
+        self.second_tries = 0
 
     @property
     def result(self) -> dict[str, Any]:
@@ -196,6 +198,8 @@ class Traffic:
         """Assert that many requests were made and each got a good answer."""
         result = self.result
         assert (result["failed"], result["reasons"], result["failures"]) == (0, {}, [])
+        # With a POST, or with one host, each of these would have failed.
+        assert self.second_tries == 0
         assert result["requests"] >= at_least, result
         assert min(result["by_connection"].values()) > result["requests"] * 0.3, result["by_connection"]
 
@@ -325,6 +329,7 @@ class Environment:
         options += ["--exit-code-on-error=0", f"--port={self.port}", f"--authority={self.authority}", f"--result={result}"]
         argv = ["locust", f"--locustfile={Path(__file__).with_name('traffic.py')}", *options]
         running = Running(argv, log, env=_surroundings(), cwd=PROJECT)
+        tried_twice = self._tried_twice()
         try:
             traffic = Traffic(running, result)
             traffic.wait_for_more(60)
@@ -332,9 +337,14 @@ class Environment:
             # Whatever the change did to the connections that were kept must have time to show.
             traffic.wait_for_more(100)
             traffic.stop()
+            traffic.second_tries = self._tried_twice() - tried_twice
         finally:
             if not running.ended:
                 running.kill()
+
+    def _tried_twice(self) -> int:
+        """Return how many requests the load balancer has given to more than one host."""
+        return int(self.on("lb", "sh", "-c", 'grep --count \'"upstream":"[^"]*,\' /var/log/nginx/access.log || true'))
 
 
 def _surroundings() -> dict[str, str]:
