@@ -234,6 +234,8 @@ def main() -> None:
         result = run_steps(artisan, plan_steps(params), module.check_mode)
     except LmsError as error:
         module.fail_json(**error.as_result())
+    for warning in result.pop("warnings"):
+        module.warn(warning)
     module.exit_json(**result)
 
 

@@ -191,6 +191,8 @@ def main() -> None:
         result = run(module.params, module.check_mode)
     except LmsError as error:
         module.fail_json(**error.as_result())
+    for warning in result.pop("warnings"):
+        module.warn(warning)
     module.exit_json(**result)
 
 
