@@ -121,6 +121,7 @@ options:
     default: 300
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - bitflow.lms.lease
 attributes:
   check_mode:
     support: full
@@ -131,6 +132,7 @@ attributes:
   platform:
     platforms: linux
 seealso:
+  - module: bitflow.lms.deploy_lock
   - module: bitflow.lms.release_info
   - module: bitflow.lms.release_artifact
 """
@@ -228,6 +230,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
+from ansible_collections.bitflow.lms.plugins.module_utils._lease import acting, lease_argspec
 from ansible_collections.bitflow.lms.plugins.module_utils._release import Releases, build_from
 from ansible_collections.bitflow.lms.plugins.module_utils._release_plan import Plan, Request, Tree, decide, result
 
@@ -255,6 +258,7 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
+            **lease_argspec(),
             "path": {"type": "path", "required": True},
             "release": {"type": "str"},
             "state": {
@@ -285,7 +289,8 @@ def main() -> None:
     )
     releases = Releases(Path(module.params["path"]))
     try:
-        outcome = run(releases, module.params, module.check_mode)
+        with acting(None if module.check_mode else module.params["lease"]):
+            outcome = run(releases, module.params, module.check_mode)
     except LmsError as error:
         module.fail_json(**error.as_result())
     module.exit_json(**outcome)
