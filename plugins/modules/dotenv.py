@@ -51,6 +51,7 @@ options:
     default: "0640"
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - bitflow.lms.lease
 attributes:
   check_mode:
     support: full
@@ -58,6 +59,8 @@ attributes:
     support: full
   platform:
     platforms: posix
+seealso:
+  - module: bitflow.lms.deploy_lock
 """
 
 EXAMPLES = r"""
@@ -105,6 +108,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bitflow.lms.plugins.module_utils._dotenv import Dotenv, compare, masked, value_texts
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._files import Owner, mode_number
+from ansible_collections.bitflow.lms.plugins.module_utils._lease import acting, lease_argspec
 
 
 def run(dotenv: Dotenv, params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
@@ -137,6 +141,7 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
+            **lease_argspec(),
             "path": {"type": "path", "required": True},
             "values": {"type": "dict", "required": True, "no_log": True},
             "required": {"type": "list", "elements": "str", "default": []},
@@ -152,7 +157,8 @@ def main() -> None:
     module.params["values"] = {str(key): "***" for key in params["values"]}
     module.no_log_values.clear()
     try:
-        outcome = run(Dotenv(Path(params["path"])), params, module.check_mode)
+        with acting(None if module.check_mode else params["lease"]):
+            outcome = run(Dotenv(Path(params["path"])), params, module.check_mode)
     except LmsError as error:
         module.fail_json(**error.as_result())
     module.exit_json(**outcome)
