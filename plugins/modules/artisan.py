@@ -87,6 +87,7 @@ options:
     default: false
 extends_documentation_fragment:
   - bitflow.lms.artisan
+  - bitflow.lms.lease
 attributes:
   check_mode:
     description: Commands that read only run. The others are listed as those that would run; artisan is asked whether it has them.
@@ -100,6 +101,7 @@ attributes:
     support: full
 seealso:
   - module: bitflow.lms.artisan_migrate
+  - module: bitflow.lms.deploy_lock
   - module: bitflow.lms.fpm_probe
 """
 
@@ -195,10 +197,13 @@ broken_views:
   sample: ["resources/views/welcome.blade.php: Parse error: syntax error, unexpected end of file on line 3"]
 """
 
+from functools import partial
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bitflow.lms.plugins.module_utils._artisan import Artisan, artisan_argspec, public_values
 from ansible_collections.bitflow.lms.plugins.module_utils._artisan_commands import plan_steps, run_steps
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
+from ansible_collections.bitflow.lms.plugins.module_utils._lease import acting, lease_argspec
 
 
 def main() -> None:
@@ -213,6 +218,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **artisan_argspec(),
+            **lease_argspec(),
             **judgement,
             "command": {"type": "str"},
             "arguments": arguments,
@@ -229,9 +235,12 @@ def main() -> None:
     )
     params = module.params
     module.no_log_values -= public_values(params["environment"])
-    artisan = Artisan(module.run_command, params["chdir"], params["php"], params["environment"], params["timeout"])
     try:
-        result = run_steps(artisan, plan_steps(params), module.check_mode)
+        with acting(None if module.check_mode else params["lease"]) as descriptors:
+            # artisan inherits the lock of who acts: it still counts as at work when this process is killed.
+            run_command = partial(module.run_command, pass_fds=descriptors)
+            artisan = Artisan(run_command, params["chdir"], params["php"], params["environment"], params["timeout"])
+            result = run_steps(artisan, plan_steps(params), module.check_mode)
     except LmsError as error:
         module.fail_json(**error.as_result())
     for warning in result.pop("warnings"):
