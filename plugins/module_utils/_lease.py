@@ -42,6 +42,7 @@ LARGEST_LEASE = 65536
 # A week is long for a deployment; a host may run for a century (seconds).
 LONGEST_TTL = 604800
 LARGEST_NUMBER = 3153600000
+DETAILS = ("what", "release", "controller", "user", "process")
 TIMES = ("since", "renewed_at", "expires_at")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -83,6 +84,8 @@ class Lease:
     release: str = ""
     controller: str = ""
     user: str = ""
+    # The run of Ansible, by which its control host recognises that it is dead.
+    process: str = ""
     since: str = ""
     renewed_at: str = ""
     expires_at: str = ""
@@ -142,14 +145,15 @@ class Claim:
     owner: str
     ttl: int = 1800
     steal: str = "expired"
+    # From whom it may be taken before its time is over.
+    dead_owner: str = ""
     details: Mapping[str, str] = field(default_factory=dict)
 
     def lease(self, moment: Moment) -> Lease:
         """Return the lease that is claimed. Its texts end up in messages, so each is one line."""
-        what, release, controller, user = (
-            " ".join(str(self.details.get(key) or "").split()) for key in ("what", "release", "controller", "user")
-        )
-        return Lease(self.owner, what, release, controller, user).renewed(moment, self.ttl)
+        texts = (" ".join(str(self.details.get(key) or "").split()) for key in DETAILS)
+        what, release, controller, user, process = texts
+        return Lease(self.owner, what, release, controller, user, process).renewed(moment, self.ttl)
 
 
 def parse_lease(text: str) -> Lease:
@@ -183,7 +187,8 @@ def refusal(sight: Sight, claim: Claim, path: Path) -> str:
     if sight.broken and claim.steal != "force":
         return broken_message(path, sight.broken)
     holder = f"{path} is held by {portrait(found, sight.moment)}." if found else f"Nobody holds {path}, but somebody changes it."
-    if found is not None and claim.steal != "force":
+    dead = found is not None and found.owner == claim.dead_owner
+    if found is not None and claim.steal != "force" and not dead:
         if not found.expired(sight.moment):
             return f"{holder} {idleness(sight)}Wait until it ends. If it is dead for sure, set steal to force."
         if claim.steal != "expired":
@@ -491,6 +496,7 @@ def describe(sight: Sight) -> dict[str, Any] | None:
         "release": lease.release,
         "controller": lease.controller,
         "user": lease.user,
+        "process": lease.process,
         "since": lease.since,
         "renewed_at": lease.renewed_at,
         "expires_at": lease.expires_at,

@@ -19,6 +19,8 @@ description:
   - An expired lease is taken over only if nobody is at work for its owner. The modules that are told about the lease (option C(lease), see
     M(bitflow.lms.release)) hold a lock of the kernel while they act, which ends with their process. They refuse to act for an owner who
     has lost the lease.
+  - If the run that holds the lease was started on the same control host and is dead, for example killed, the lease is taken from it at
+    once, as soon as nobody is at work for it. Nobody has to wait or to unlock anything.
   - A lease file that cannot be understood is an error, never a free lease.
 options:
   path:
@@ -74,12 +76,20 @@ options:
         type: str
       controller:
         description:
-          - The name of the control host.
+          - The name of the control host. Found out when it is left out.
         type: str
       user:
         description:
-          - Who started it there.
+          - Who started it there. Found out when it is left out.
         type: str
+      process:
+        description:
+          - What tells this run of Ansible from all others. Found out when it is left out.
+        type: str
+  dead_owner:
+    description:
+      - An owner who is known to be dead, and from whom the lease may be taken before its time is over. Normally set by the control host.
+    type: str
   act_as:
     description:
       - The user, beside root, whose tasks act under the lease, such as the one that runs artisan. The lease's directory becomes theirs.
@@ -109,8 +119,6 @@ EXAMPLES = r"""
     details:
       what: the deployment of v1.4.0
       release: 20261123210000-abc1234
-      controller: control.example.com
-      user: anna
 
 - name: Unpack the release, if the lease is still ours
   bitflow.lms.release:
@@ -182,6 +190,11 @@ holder:
       returned: always
       type: str
       sample: anna
+    process:
+      description: What tells its run of Ansible from all others, empty if unknown.
+      returned: always
+      type: str
+      sample: 4d6a1c8e-0f0b-4b8e-9d55-0c1a2b3c4d5e pid:[4026531836] 4711 123456
     since:
       description: When the owner took the lease.
       returned: always
@@ -236,6 +249,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._lease import (
+    DETAILS,
     LONGEST_TTL,
     Claim,
     Lease,
@@ -268,7 +282,7 @@ def _hold(lessor: Lessor, params: dict[str, Any], check_mode: bool) -> dict[str,
     """Take or renew the lease."""
     if not 1 <= params["ttl"] <= LONGEST_TTL:
         raise LmsError(f"ttl is {params['ttl']}; it must be 1 to {LONGEST_TTL} seconds.")
-    claim = Claim(params["owner"], params["ttl"], params["steal"], params["details"])
+    claim = Claim(params["owner"], params["ttl"], params["steal"], params["dead_owner"] or "", params["details"])
     if check_mode:
         sight = lessor.look()
         blocked = refusal(sight, claim, lessor.path)
@@ -336,8 +350,9 @@ def main() -> None:
             "details": {
                 "type": "dict",
                 "default": {},
-                "options": {key: {"type": "str"} for key in ("what", "release", "controller", "user")},
+                "options": {key: {"type": "str"} for key in DETAILS},
             },
+            "dead_owner": {"type": "str"},
             "act_as": {"type": "str"},
         },
         required_if=[("state", "held", ["owner"]), ("state", "released", ["owner"])],

@@ -186,6 +186,17 @@ def test_steal_decides_from_whom_it_is_taken(lessor: Lessor, clock: Clock, secon
     assert bool(message) != taken
 
 
+def test_it_is_taken_from_an_owner_who_is_dead_and_from_nobody_else(lessor: Lessor) -> None:
+    hold(lessor, OURS)
+
+    with pytest.raises(LmsError, match=f"the owner {OURS} since"):
+        hold(lessor, THEIRS, dead_owner="another")
+    with lessor.acting(OURS), pytest.raises(LmsError, match="Wait until that ends, or end the process"):
+        hold(lessor, THEIRS, dead_owner=OURS)
+
+    assert hold(lessor, THEIRS, dead_owner=OURS).owner == THEIRS
+
+
 @pytest.mark.parametrize("by", [{"days": 365}, {"days": -1}])
 def test_a_clock_that_is_set_neither_ends_nor_prolongs_a_lease(lessor: Lessor, clock: Clock, by: dict[str, int]) -> None:
     hold(lessor, OURS, ttl=60)

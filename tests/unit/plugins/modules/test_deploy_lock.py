@@ -35,7 +35,8 @@ class Host:
             "ttl": 60,
             "wait": 0,
             "steal": "expired",
-            "details": {"what": None, "release": None, "controller": None, "user": None},
+            "details": {},
+            "dead_owner": None,
             "act_as": None,
             **values,
         }
@@ -72,6 +73,7 @@ def test_held_returns_the_holder(host: Host) -> None:
         "held": True,
         "holder": {
             **shown,
+            "process": "",
             "since": "2026-11-23T21:00:00Z",
             "renewed_at": "2026-11-23T21:00:00Z",
             "expires_at": "2026-11-23T21:01:00Z",
