@@ -112,10 +112,30 @@ def test_check_mode_is_the_same(module: Module, php: str, refused: int, tmp_path
 
 
 def test_for_a_plan_problems_are_warnings(module: Module, tmp_path: Path) -> None:
-    result = module.run(directories=[str(tmp_path / "none")], enforced=False)
+    options: dict[str, Any] = {
+        "disk": [],
+        "directories": [str(tmp_path / "none")],
+        "controller_time": None,
+        "php_requirements": {},
+        "php": "php",
+        "endpoints": [],
+        "required_environment": [],
+        "environment_drivers": {},
+        "same_everywhere": {},
+        "salt": "",
+        "enforced": False,
+        "hosts_count": 1,
+    }
 
-    assert (result.get("failed", False), result["ready"], len(result["problems"])) == (False, False, 1)
-    assert f"There is no {tmp_path}/none. Provision the host first." in json.dumps(result["warnings"])
+    def no_command(*_words: Any, **_options: Any) -> tuple[int, str, str]:
+        raise AssertionError
+
+    result = deploy_preflight.run(no_command, options, now=0)
+
+    problem = f"There is no {tmp_path}/none. Provision the host first."
+    assert (result["ready"], len(result["problems"]), result["warnings"]) == (False, 1, [problem])
+    assert module.run(directories=options["directories"], enforced=False).get("failed", False) is False
+    assert module.run(directories=options["directories"])["failed"] is True
 
 
 def test_a_good_host_is_ready(module: Module, php: str, tmp_path: Path) -> None:
