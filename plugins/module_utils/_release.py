@@ -9,8 +9,8 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import IO, Any, Callable
@@ -74,6 +74,8 @@ class Build:
     shared_owner: Owner = ANYBODY
     shared_mode: int = 0o2770
     writable_directories: tuple[str, ...] = ()
+    # Paths in the release and the links to make there: a release that is put together from what lies beside it has no artifact.
+    links: Mapping[str, str] = field(default_factory=dict)
 
 
 def build_from(params: Mapping[str, Any]) -> Build:
@@ -96,6 +98,34 @@ def _no_checkpoint(name: str) -> None:
 def utc_now() -> datetime:
     """Return the time."""
     return datetime.now(timezone.utc)
+
+
+@contextlib.contextmanager
+def open_artifact(artifact: Path, sha256: str) -> Iterator[IO[bytes]]:
+    """Open an artifact and prove its sum; what was proven is what is read afterwards."""
+    try:
+        stream = artifact.open("rb")
+    except FileNotFoundError as error:
+        raise LmsError(f"The artifact {artifact} is not on this host.") from error
+    with stream:
+        found = sha256_of(stream)
+        if found != sha256:
+            raise LmsError(
+                f"The artifact {artifact} is not the one that was built: its SHA-256 differs. Copy it again.",
+                found_sha256=found,
+                expected_sha256=sha256,
+            )
+        stream.seek(0)
+        yield stream
+
+
+def unpack_artifact(stream: IO[bytes], artifact: Path, destination: Path, owner: Owner, modified: int) -> Contents:
+    """Unpack an artifact into a new directory and hold every file against the manifest."""
+    contents = Unpacker(destination, owner, modified).unpack(stream)
+    if MANIFEST not in contents.sums:
+        raise LmsError(f"The artifact {artifact} has no {MANIFEST}. Build it with release_artifact.")
+    compare_with_manifest(parse_manifest((destination / MANIFEST).read_text(encoding="utf-8")), contents.sums)
+    return contents
 
 
 class Releases:
@@ -219,10 +249,7 @@ class Releases:
         partial = self.directory / f"{release.id}{PARTIAL}"
         remove_tree(partial)
         try:
-            with self._artifact(release, build) as stream:
-                self._checkpoint("artifact")
-                partial.mkdir(0o700)
-                contents = self._unpack(release, build, stream, partial)
+            contents = self._make_links(build, partial) if build.links else self._unpack(release, build, partial)
             self._link_shared_directories(partial, build)
             self._write_revision(partial, release, build.owner)
             self._open_writable_directories(partial, build)
@@ -243,34 +270,28 @@ class Releases:
         sync_directory(self.directory)
         self._note("built", release.id, artifact_sha256=release.artifact_sha256)
 
-    @contextlib.contextmanager
-    def _artifact(self, release: Release, build: Build) -> Iterator[IO[bytes]]:
-        """Open the artifact and prove its sum; what was proven is what is read afterwards."""
+    def _unpack(self, release: Release, build: Build, partial: Path) -> Contents:
+        """Unpack the artifact and hold every file against the manifest."""
         if build.artifact is None or not release.artifact_sha256:
             raise LmsError(f"Release {release.id} is not there yet: give artifact and artifact_sha256 to build it.")
-        try:
-            stream = build.artifact.open("rb")
-        except FileNotFoundError as error:
-            raise LmsError(f"The artifact {build.artifact} is not on this host.") from error
-        with stream:
-            found = sha256_of(stream)
-            if found != release.artifact_sha256:
-                raise LmsError(
-                    f"The artifact {build.artifact} is not the one that was built: its SHA-256 differs. Copy it again.",
-                    found_sha256=found,
-                    expected_sha256=release.artifact_sha256,
-                )
-            stream.seek(0)
-            yield stream
-
-    def _unpack(self, release: Release, build: Build, stream: IO[bytes], partial: Path) -> Contents:
-        """Unpack the artifact and hold every file against the manifest."""
-        contents = Unpacker(partial, build.owner, int(_file_time(release.id, self.now()).timestamp())).unpack(stream)
+        modified = int(_file_time(release.id, self.now()).timestamp())
+        with open_artifact(build.artifact, release.artifact_sha256) as stream:
+            self._checkpoint("artifact")
+            partial.mkdir(0o700)
+            contents = unpack_artifact(stream, build.artifact, partial, build.owner, modified)
         self._checkpoint("unpacked")
-        if MANIFEST not in contents.sums:
-            raise LmsError(f"The artifact {build.artifact} has no {MANIFEST}. Build it with release_artifact.")
-        compare_with_manifest(parse_manifest((partial / MANIFEST).read_text(encoding="utf-8")), contents.sums)
         return contents
+
+    def _make_links(self, build: Build, partial: Path) -> Contents:
+        """Put a release together from links."""
+        partial.mkdir(0o700)
+        for name, target in build.links.items():
+            link = partial / name
+            make_directory(link.parent, 0o755, build.owner)
+            link.symlink_to(target)
+            build.owner.give(link, follow=False)
+        self._checkpoint("linked")
+        return Contents(links=dict(build.links))
 
     def _link_shared_directories(self, partial: Path, build: Build) -> None:
         """Replace directories of the release by relative links to those that all releases share."""
@@ -379,18 +400,32 @@ def open_releases(directory: Path, processes: Path = Path("/proc")) -> frozenset
 
     Without root only the own processes can be looked into.
     """
-    top = directory.resolve()
-    on_disk = _place_on_disk(top, _read(processes / "self" / "mountinfo"))
+    return frozenset(holders([directory], processes)[directory])
+
+
+def holders(directories: Sequence[Path], processes: Path = Path("/proc")) -> dict[Path, dict[str, list[int]]]:
+    """Return the entries of directories that processes hold, each with the processes' numbers; one look at each process is enough for all."""
+    places = {directory: directory.resolve() for directory in directories}
+    here = _read(processes / "self" / "mountinfo")
+    on_disk = {directory: _place_on_disk(place, here) for directory, place in places.items()}
     seen_namespaces: set[str] = set()
-    found: set[str] = set()
-    for process in processes.glob("[0-9]*"):
-        for path in _paths_of(process):
-            found.update(_release_in(path, str(top)))
+    found: dict[Path, dict[str, list[int]]] = {directory: {} for directory in directories}
+    for process in sorted(processes.glob("[0-9]*"), key=lambda path: int(path.name)):
+        paths = set(_paths_of(process))
         namespace = _link_target(process / "ns" / "mnt")
-        if on_disk and namespace not in seen_namespaces:
-            seen_namespaces.update({namespace} - {""})
-            found.update(_mounted_releases(_read(process / "mountinfo"), on_disk))
-    return frozenset(found)
+        mounts = "" if namespace in seen_namespaces else _read(process / "mountinfo")
+        seen_namespaces.update({namespace} - {""})
+        for directory, place in places.items():
+            held = {name for path in paths for name in _release_in(path, str(place))}
+            held.update(_mounted_releases(mounts, on_disk[directory]))
+            for name in held:
+                found[directory].setdefault(name, []).append(int(process.name))
+    return found
+
+
+def command_of(number: int, processes: Path = Path("/proc")) -> str:
+    """Return the name of a process, without its arguments: they may hold a secret."""
+    return _read(processes / str(number) / "comm").strip()
 
 
 def _paths_of(process: Path) -> Iterator[str]:
@@ -450,8 +485,10 @@ def _place_on_disk(directory: Path, mountinfo: str) -> tuple[str, str] | None:
     return device, os.path.normpath(f"{root.rstrip('/')}/{directory.relative_to(point)}")
 
 
-def _mounted_releases(mountinfo: str, on_disk: tuple[str, str]) -> set[str]:
+def _mounted_releases(mountinfo: str, on_disk: tuple[str, str] | None) -> set[str]:
     """Return the releases that are mounted somewhere, as a unit with its own mount namespace does."""
+    if on_disk is None:
+        return set()
     device, place = on_disk
     found: set[str] = set()
     for mount_device, root, _point in _mounts(mountinfo):
