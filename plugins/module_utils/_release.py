@@ -404,7 +404,7 @@ def open_releases(directory: Path, processes: Path = Path("/proc")) -> frozenset
 
 
 def holders(directories: Sequence[Path], processes: Path = Path("/proc")) -> dict[Path, dict[str, list[int]]]:
-    """Return the entries of directories that processes hold, each with the processes' numbers; one look at each process is enough for all."""
+    """Return the entries of directories that processes hold, each with the processes' numbers; one look at each serves all."""
     places = {directory: directory.resolve() for directory in directories}
     here = _read(processes / "self" / "mountinfo")
     on_disk = {directory: _place_on_disk(place, here) for directory, place in places.items()}

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, Union
@@ -392,10 +392,10 @@ def summary(tree: Tree, release_id: str) -> dict[str, Any]:
     return found
 
 
-def result(before: Tree, plan: Plan, after: Tree, release_id: str, root: str) -> dict[str, Any]:
-    """Return the result of a task."""
+def result(before: Tree, plan: Plan, after: Tree, release_id: str, root: str, components: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the result of a task; components are those that are pruned."""
     return {
-        "changed": bool(plan.steps),
+        "changed": bool(plan.steps or components),
         "root": root,
         "release": release_id or None,
         "release_path": f"{root}/releases/{release_id}" if release_id else None,
@@ -403,6 +403,7 @@ def result(before: Tree, plan: Plan, after: Tree, release_id: str, root: str) ->
         "current": after.current,
         "previous": after.previous,
         "pruned": plan.removed,
+        "components_pruned": sorted(components),
         "diff": {"before": summary(before, release_id), "after": summary(after, release_id)},
     }
 

@@ -24,7 +24,11 @@ options:
     description:
       - The application's root.
     type: path
-    required: true
+  paths:
+    description:
+      - The roots of several applications, for O(state=pruned).
+    type: list
+    elements: path
   release:
     description:
       - The release's id, which is the name of its directory.
@@ -41,6 +45,7 @@ options:
       - V(pruned) removes what interrupted runs left, failed and abandoned releases, and the oldest good ones beyond O(keep).
         It never removes the live release, the one to roll back to, one that is pinned, open by a process, younger than O(min_age)
         or not built by this module.
+        Of front ends it also removes the components that no release links to any more and no process has open.
     type: str
     choices: [present, verified, active, failed, absent, pruned]
     default: present
@@ -135,6 +140,7 @@ seealso:
   - module: bitflow.lms.deploy_lock
   - module: bitflow.lms.release_info
   - module: bitflow.lms.release_artifact
+  - module: bitflow.lms.nextjs_release
 """
 
 EXAMPLES = r"""
@@ -182,53 +188,73 @@ EXAMPLES = r"""
     path: /srv/lms/backend
     state: pruned
     keep: 5
+
+- name: Remove old releases of everything that this host serves
+  bitflow.lms.release:
+    paths:
+      - /srv/lms/backend
+      - /srv/lms/frontend
+    state: pruned
 """
 
 RETURN = r"""
+applications:
+  description: What the other keys say, for each root.
+  returned: when O(paths) is given
+  type: dict
+  sample: {/srv/lms/backend: {current: 20261123210000-abc1234, pruned: [20261001120000-0a1b2c3]}}
 root:
-  description: The application's root.
-  returned: always
+  description: The application's root. With O(paths), this key and the others are below RV(applications).
+  returned: when O(path) is given
   type: str
   sample: /srv/lms/backend
 release:
   description: The release's id, or null when pruning.
-  returned: always
+  returned: when O(path) is given
   type: str
   sample: 20261123210000-abc1234
 release_path:
   description: The release's directory, or null when pruning.
-  returned: always
+  returned: when O(path) is given
   type: str
   sample: /srv/lms/backend/releases/20261123210000-abc1234
 state:
   description:
     - The release's state after the task, or null when pruning. One of V(built), V(verified), V(active), V(superseded), V(failed),
       V(unknown) for a directory that has no record, and V(absent).
-  returned: always
+  returned: when O(path) is given
   type: str
   sample: active
 current:
   description: The live release after the task, or null.
-  returned: always
+  returned: when O(path) is given
   type: str
   sample: 20261123210000-abc1234
 previous:
   description: The release to roll back to after the task, which is the last one before the live one that was live and verified, or null.
-  returned: always
+  returned: when O(path) is given
   type: str
   sample: 20261120180000-fedcba9
 pruned:
   description: The directories that were removed.
-  returned: always
+  returned: when O(path) is given
   type: list
   elements: str
   sample: [20261001120000-0a1b2c3]
+components_pruned:
+  description: The components of front ends that were removed.
+  returned: when O(path) is given
+  type: list
+  elements: str
+  sample: [student-9f86d081884c7d65]
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bitflow.lms.plugins.module_utils._components import Components
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._lease import acting, lease_argspec
 from ansible_collections.bitflow.lms.plugins.module_utils._release import Releases, build_from
@@ -238,20 +264,33 @@ from ansible_collections.bitflow.lms.plugins.module_utils._release_plan import P
 def run(releases: Releases, params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """Bring the releases into the state that is asked for, and return the module's result."""
     request = Request(**{key: params[key] for key in Request.__dataclass_fields__ if params.get(key) is not None})
+    components = Components(releases.root, releases.now)
 
-    def look() -> tuple[Tree, Plan]:
+    def look() -> tuple[Tree, Plan, list[str]]:
         tree = releases.read(with_open=request.state == "pruned")
-        return tree, decide(tree, request, releases.now(), foresee=check_mode)
+        plan = decide(tree, request, releases.now(), foresee=check_mode)
+        return tree, plan, components.prunable(plan.after) if request.state == "pruned" else []
 
-    before, plan = look()
+    before, plan, going = look()
     after = plan.after
-    if plan.steps and not check_mode:
+    if (plan.steps or going) and not check_mode:
         build = build_from(params)
         with releases.locked(build.owner):
             # Somebody else may have been at work until now.
-            before, plan = look()
+            before, plan, going = look()
             after = releases.carry_out(plan, build)
-    return result(before, plan, after, request.release, str(releases.root))
+            components.remove(going)
+    return result(before, plan, after, request.release, str(releases.root), going)
+
+
+def run_all(applications: Sequence[Releases], params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Prune several applications, and return the module's result."""
+    results = {str(releases.root): run(releases, params, check_mode) for releases in applications}
+    return {
+        "changed": any(found["changed"] for found in results.values()),
+        "applications": results,
+        "diff": [{**found["diff"], "before_header": root, "after_header": root} for root, found in results.items()],
+    }
 
 
 def main() -> None:
@@ -259,7 +298,8 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **lease_argspec(),
-            "path": {"type": "path", "required": True},
+            "path": {"type": "path"},
+            "paths": {"type": "list", "elements": "path"},
             "release": {"type": "str"},
             "state": {
                 "type": "str",
@@ -285,12 +325,19 @@ def main() -> None:
         },
         required_if=[("state", state, ["release"]) for state in ("present", "verified", "active", "failed", "absent")],
         required_together=[("artifact", "artifact_sha256")],
+        required_one_of=[("path", "paths")],
+        mutually_exclusive=[("path", "paths")],
         supports_check_mode=True,
     )
-    releases = Releases(Path(module.params["path"]))
+    params = module.params
+    if params["paths"] and params["state"] != "pruned":
+        module.fail_json(msg=f"paths is only for state: pruned, and state is {params['state']}. Give one path.")
     try:
-        with acting(None if module.check_mode else module.params["lease"]):
-            outcome = run(releases, module.params, module.check_mode)
+        with acting(None if module.check_mode else params["lease"]):
+            if params["paths"]:
+                outcome = run_all([Releases(Path(path)) for path in params["paths"]], params, module.check_mode)
+            else:
+                outcome = run(Releases(Path(params["path"])), params, module.check_mode)
     except LmsError as error:
         module.fail_json(**error.as_result())
     module.exit_json(**outcome)

@@ -14,12 +14,17 @@ author:
 description:
   - Says which release is live, which one to roll back to, what is known about each, and how much space is left.
   - On a host that has no release yet it returns the same keys, without releases.
+  - Processes of other users are only seen by root.
 options:
   path:
     description:
       - The application's root.
     type: path
-    required: true
+  paths:
+    description:
+      - The roots of several applications.
+    type: list
+    elements: path
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
 attributes:
@@ -45,32 +50,49 @@ EXAMPLES = r"""
     release: "{{ releases.previous }}"
     state: active
   when: releases.previous is not none
+
+- name: Look at the releases of everything that this host serves
+  bitflow.lms.release_info:
+    paths:
+      - /srv/lms/backend
+      - /srv/lms/frontend
+  register: releases
 """
 
 RETURN = r"""
+applications:
+  description: What is said about one application, for each root.
+  returned: always
+  type: dict
+  sample: {/srv/lms/backend: {current: 20261123210000-abc1234}}
+now:
+  description: The time of the host, in seconds since 1970. A clock that is wrong breaks sessions and certificates.
+  returned: always
+  type: float
+  sample: 1795467600.25
 root:
   description: The application's root.
-  returned: always
+  returned: when O(path) is given
   type: str
   sample: /srv/lms/backend
 current:
   description: The live release, or null.
-  returned: always
+  returned: when O(path) is given
   type: str
   sample: 20261123210000-abc1234
 previous:
   description: The release to roll back to, which is the last one before the live one that was live and verified, or null.
-  returned: always
+  returned: when O(path) is given
   type: str
   sample: 20261120180000-fedcba9
 fingerprint:
   description: The fingerprint of the live release, empty if there is none.
-  returned: always
+  returned: when O(path) is given
   type: str
   sample: 5d41402abc4b2a76b9719d911017c5925d41402abc4b2a76b9719d911017c592
 releases:
   description: The releases, the newest first.
-  returned: always
+  returned: when O(path) is given
   type: list
   elements: dict
   contains:
@@ -154,22 +176,81 @@ releases:
       returned: always
       type: str
       sample: ""
+    in_use_by:
+      description: The processes that hold the release open, or for front ends one of its components.
+      returned: always
+      type: list
+      elements: dict
+      sample: [{pid: 4711, command: php-fpm8.4}]
+components:
+  description: The components that releases of front ends consist of.
+  returned: when O(path) is given
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The component's directory.
+      returned: always
+      type: str
+      sample: student-9f86d081884c7d65
+    app:
+      description: The front end.
+      returned: always
+      type: str
+      sample: student
+    key:
+      description: The hash over its files and its environment.
+      returned: always
+      type: str
+      sample: 9f86d081884c7d65
+    artifact_sha256:
+      description: The SHA-256 of the artifact that it came from. An artifact with the same sum need not be sent.
+      returned: always
+      type: str
+      sample: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+    size:
+      description: The bytes of its files.
+      returned: always
+      type: int
+      sample: 41943040
+    files:
+      description: The number of its files.
+      returned: always
+      type: int
+      sample: 900
+    built_at:
+      description: When it was unpacked.
+      returned: always
+      type: str
+      sample: "2026-11-23T21:00:12Z"
+    releases:
+      description: The releases that it is in.
+      returned: always
+      type: list
+      elements: str
+      sample: [20261123210000-abc1234]
+    in_use_by:
+      description: The processes that hold it open.
+      returned: always
+      type: list
+      elements: dict
+      sample: [{pid: 4712, command: node}]
 leftovers:
   description: The directories that interrupted runs left.
-  returned: always
+  returned: when O(path) is given
   type: list
   elements: str
   sample: []
 history:
   description: The last events of the journal, the newest last.
-  returned: always
+  returned: when O(path) is given
   type: list
   elements: dict
   sample:
     - {at: "2026-11-23T21:00:40Z", event: activated, release: 20261123210000-abc1234}
 disk:
   description: The space where the root is, or would be.
-  returned: always
+  returned: when O(path) is given
   type: dict
   contains:
     directory:
@@ -199,41 +280,89 @@ disk:
       sample: 2621440
 """
 
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bitflow.lms.plugins.module_utils._components import Components
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
-from ansible_collections.bitflow.lms.plugins.module_utils._release import Releases, disk_facts
+from ansible_collections.bitflow.lms.plugins.module_utils._release import Releases, command_of, disk_facts, holders
 from ansible_collections.bitflow.lms.plugins.module_utils._release_plan import describe
 
 HISTORY_SHOWN = 20
 
+Held = dict[str, list[int]]
 
-def run(releases: Releases) -> dict[str, Any]:
-    """Return what is known about the releases."""
+
+def describe_application(releases: Releases, held: Held, held_components: Held) -> dict[str, Any]:
+    """Return what is known about the releases of one application."""
     tree = releases.read()
     live = tree.find(tree.current or "")
+    components = Components(releases.root)
+    linked = {release.id: components.linked(release.id).values() for release in tree.releases}
+    users = {
+        release_id: {*held.get(release_id, []), *(pid for component in parts for pid in held_components.get(component.name, []))}
+        for release_id, parts in linked.items()
+    }
     return {
-        "changed": False,
         "root": str(releases.root),
         "current": tree.current,
         "previous": tree.previous,
         "fingerprint": live.fingerprint if live else "",
-        "releases": [describe(release, str(releases.directory)) for release in reversed(tree.releases)],
-        "leftovers": [leftover.name for leftover in tree.leftovers],
+        "releases": [
+            {**describe(release, str(releases.directory)), "in_use_by": processes(users[release.id])} for release in reversed(tree.releases)
+        ],
+        "components": [
+            {
+                "name": component.name,
+                **asdict(component),
+                "releases": sorted(release_id for release_id, parts in linked.items() if component in parts),
+                "in_use_by": processes(held_components.get(component.name, [])),
+            }
+            for _name, component in sorted(components.read().items())
+        ],
+        "leftovers": [leftover.name for leftover in tree.leftovers] + components.leftovers(),
         "history": releases.journal.entries()[-HISTORY_SHOWN:],
         "disk": disk_facts(releases.root),
     }
 
 
+def processes(numbers: Iterable[int]) -> list[dict[str, Any]]:
+    """Return processes with their commands."""
+    return [{"pid": number, "command": command_of(number)} for number in sorted(numbers)]
+
+
+def run(applications: Sequence[Releases]) -> dict[str, Any]:
+    """Return what is known about the releases of each application."""
+    places = [place for releases in applications for place in (releases.directory, Components(releases.root).directory)]
+    held = holders([place for place in places if place.is_dir()])
+    described = {
+        str(releases.root): describe_application(
+            releases, held.get(releases.directory, {}), held.get(Components(releases.root).directory, {})
+        )
+        for releases in applications
+    }
+    return {"changed": False, "applications": described, "now": round(time.time(), 2)}
+
+
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(argument_spec={"path": {"type": "path", "required": True}}, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec={"path": {"type": "path"}, "paths": {"type": "list", "elements": "path"}},
+        required_one_of=[("path", "paths")],
+        mutually_exclusive=[("path", "paths")],
+        supports_check_mode=True,
+    )
+    path = module.params["path"]
     try:
-        outcome = run(Releases(Path(module.params["path"])))
+        outcome = run([Releases(Path(found)) for found in ([path] if path else module.params["paths"])])
     except LmsError as error:
         module.fail_json(**error.as_result())
+    if path:
+        outcome.update(outcome["applications"][path])
     module.exit_json(**outcome)
 
 
