@@ -40,7 +40,7 @@ def frontend_sites(frontends: list[Frontend], domain: str, path: str) -> list[di
             "name": app["name"],
             "listen": [str(app["port"])],
             "server_names": [f"{app['name']}.{domain}", *([domain] if app["name"] == first else [])],
-            "proxy": {"socket": f"{path}/current/run/{app['name']}.sock"},
+            "proxy": {"socket": f"{path}/current/apps/{app['name']}/run/{app['name']}.sock"},
             "assets": [
                 {
                     "location": "/_next/static/",

@@ -1,63 +1,331 @@
-"""What an operator notices of the units that run a release's front ends. Deployments are proven in tests/journeys."""
+"""Deployments of front ends, as an operator and a visitor notice them. Small servers stand in for Next.js, which tests/journeys deploys."""
 
 from __future__ import annotations
 
-import pytest
-from checks import access_to
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import tarfile
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-RUN = "/srv/lms/frontend/releases/r1/run"
+import pytest
+from checks import access_to, said
+
+ROOT = "/srv/lms/frontend"
+FIRST, SECOND, BROKEN = "20260101000000-aaaaaaa", "20260102000000-bbbbbbb", "20260103000000-ccccccc"
+APPS = ["admin", "student"]
+GREETING = 'it\'s "new" \\ $HOME `x` # ü\nand goes on'
+
+SERVER = """
+const server = require('node:http').createServer((request, response) => {
+  const answer = {
+    '/api/health': JSON.stringify({ revision: process.env.RELEASE }),
+    '/greeting': process.env.GREETING,
+  }[request.url] ?? `%s of build %s ${process.env.RELEASE}`;
+  setTimeout(() => response.end(answer), request.url === '/slow' ? 700 : 0);
+});
+process.on('SIGTERM', () => server.close(() => process.exit(143)));
+server.listen(3000, '0.0.0.0');
+"""
+
+
+def artifact(directory: Path, app: str, build: str, server: str = "") -> dict[str, str]:
+    """Build an artifact as release_artifact does."""
+    files = {
+        f"apps/{app}/server.js": server or SERVER % (app, build),
+        f"apps/{app}/.next/static/chunks/{app}-{build}.js": f"// {build}",
+        f"apps/{app}/.next/static/chunks/shared.js": "// all builds",
+    }
+    sums = "".join(f"{hashlib.sha256(text.encode()).hexdigest()}  {name}\n" for name, text in sorted(files.items()))
+    path = directory / f"{app}-{build}.tar.gz"
+    with gzip.GzipFile(path, "wb", mtime=0) as stream, tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, text in {"MANIFEST.sha256": sums, **files}.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(text.encode()), 0o644
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return {"artifact": f"/build/artifacts/{path.name}", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+@dataclass
+class Operator:
+    """Somebody who deploys to a host."""
+
+    host: Any
+    directory: Path
+    builds: dict[str, dict[str, str]] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=lambda: {"GREETING": "hello"})
+
+    def ask(self, tasks: str, release: str = "", check: bool = False, **variables: Any) -> subprocess.CompletedProcess[str]:
+        """Run one entry point of the role."""
+        given = {
+            "nextjs_app_release": release,
+            "nextjs_app_builds": self.builds,
+            "nextjs_app_artifacts_path": str(self.directory),
+            "nextjs_app_environment": self.environment,
+            "nextjs_app_fingerprint": release,
+            "nextjs_app_metadata": {"commit": release[-7:]},
+            "nextjs_app_domain": "lms.test",
+            "nextjs_app_start_timeout": 40,
+            **variables,
+        }
+        return subprocess.run(
+            [
+                "ansible",
+                self.host.backend.get_hostname(),
+                f"--inventory={os.environ['MOLECULE_INVENTORY_FILE']}",
+                "--module-name=include_role",
+                f"--args=name=bitflow.lms.nextjs_app tasks_from={tasks}",
+                f"--extra-vars={json.dumps(given)}",
+                "--diff",
+                *(["--check"] if check else []),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def do(self, *steps: str, release: str, **variables: Any) -> list[bool]:
+        """Run entry points that must succeed, and say which ones changed something."""
+        results = [self.ask(step, release, **variables) for step in steps]
+        assert [result.stdout + result.stderr for result in results if result.returncode] == []
+        return [bool(re.search(r'changed"?: true|CHANGED', result.stdout)) for result in results]
+
+    def components(self) -> list[dict[str, Any]]:
+        """Return what release_info says about the components."""
+        argv = [
+            "ansible",
+            self.host.backend.get_hostname(),
+            f"--inventory={os.environ['MOLECULE_INVENTORY_FILE']}",
+            "--module-name=bitflow.lms.release_info",
+            f"--args=path={ROOT}",
+            "--one-line",
+        ]
+        told = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+        found: list[dict[str, Any]] = json.loads(told[told.index("{") :])["components"]
+        return found
+
+    def key(self, app: str, release: str = "") -> str:
+        """Return the key of a front end's component."""
+        return self.host.check_output("basename $(readlink %s/%s/apps/%s)", ROOT, f"releases/{release}" if release else "current", app)[
+            -16:
+        ]
+
+    def processes(self) -> dict[str, str]:
+        """Return the process of each unit that runs."""
+        lines = self.host.check_output(
+            "systemctl list-units --plain --no-legend --state=active 'lms-student@*' 'lms-admin@*' | awk '{print $1}' | "
+            "xargs -r systemctl show --property=Id,MainPID --value"
+        ).split()
+        return dict(zip(lines[1::2], lines[::2])) if lines and lines[0].isdigit() else dict(zip(lines[::2], lines[1::2]))
+
+    def asset(self, path: str) -> int:
+        """Return how the web server answers for an asset of the student's front end."""
+        return int(
+            self.host.check_output(
+                "curl --silent --output /dev/null --write-out '%%{http_code}' --header 'Host: student.lms.test' http://127.0.0.1:3001/_next/static/%s",
+                path,
+            )
+        )
+
+    def greeting(self, app: str) -> str:
+        """Return what the process of a front end has in its environment."""
+        socket = f"{ROOT}/current/apps/{app}/run/{app}.sock"
+        return self.host.run("curl --silent --fail --unix-socket %s http://x/greeting", socket).stdout
+
+
+class Visitor:
+    """Somebody who goes on asking while the operator works."""
+
+    def __init__(self, host: Any) -> None:
+        self.host = host
+
+    def __enter__(self) -> Visitor:
+        self.host.check_output("rm -f /tmp/stop")
+        program = Path(__file__).parents[1] / "visitor.py"
+        self.host.check_output("printf %%s %s > /tmp/visitor.py", program.read_text())
+        self.host.check_output("nohup python3 /tmp/visitor.py /tmp/stop >/tmp/seen.json 2>/tmp/visitor.log & sleep 0.5")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.host.check_output("touch /tmp/stop")
+        deadline = time.monotonic() + 30
+        while not (text := self.host.check_output("cat /tmp/seen.json")):
+            assert time.monotonic() < deadline, self.host.check_output("cat /tmp/visitor.log")
+            time.sleep(0.2)
+        self.seen = json.loads(text)
+
+    def failures(self) -> dict[str, int]:
+        """Return the visits that got no answer."""
+        return {f"{app} {what}": count for app, counts in self.seen.items() for what, count in counts.items() if what.startswith("failed")}
 
 
 @pytest.fixture(scope="module")
-def release(host):
-    host.check_output("systemctl start lms-frontend@r1.target")
-    host.check_output(
-        "for i in $(seq 100); do test -S %s/student.sock && test -S %s/admin.sock && exit 0; sleep 0.1; done; journalctl -n 20; exit 1",
-        RUN,
-        RUN,
+def directory():
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def operator(host, directory):
+    return Operator(host, directory)
+
+
+@pytest.fixture(scope="module")
+def first(operator):
+    """A first release, deployed on a bare host."""
+    operator.builds = {app: artifact(operator.directory, app, "1") for app in APPS}
+    foreseen = operator.ask("deploy", FIRST, check=True)
+    bare = operator.host.check_output("find %s/releases %s/components -mindepth 1", ROOT, ROOT)
+    changes = operator.do("deploy", "activate", "settle", release=FIRST)
+    again = operator.do("deploy", "activate", "settle", release=FIRST, nextjs_app_components=operator.components())
+    return {"foreseen": foreseen, "bare": bare, "changes": changes, "again": again, "processes": operator.processes()}
+
+
+@pytest.fixture(scope="module")
+def second(operator, first):
+    """A second release in which only the front end of the students changed, deployed while visitors come."""
+    operator.builds = {**operator.builds, "student": artifact(operator.directory, "student", "2")}
+    foreseen = operator.ask("deploy", SECOND, check=True, nextjs_app_components=operator.components())
+    with Visitor(operator.host) as visitor:
+        sent = operator.ask("deploy", SECOND, nextjs_app_components=operator.components())
+        operator.do("activate", release=SECOND)
+        beside = operator.processes()
+        operator.do("settle", release=SECOND)
+    return {"foreseen": foreseen, "sent": sent, "visitor": visitor, "beside": beside, "processes": operator.processes()}
+
+
+def test_a_deployment_on_a_bare_host_can_be_planned(first):
+    assert first["foreseen"].returncode == 0, said(first["foreseen"])
+    assert re.search(r"student-[0-9a-f]{16}", first["foreseen"].stdout)
+    assert "GREETING=***" in first["foreseen"].stdout
+    assert first["bare"] == ""
+
+
+def test_a_second_run_of_every_step_changes_nothing(first):
+    assert first["changes"] == [True, True, False]
+    assert first["again"] == [False, False, False]
+
+
+def test_an_unchanged_front_end_keeps_its_process(operator, first, second):
+    admin = f"lms-admin@{operator.key('admin')}.service"
+
+    assert first["processes"][admin] == second["processes"][admin]
+    assert set(first["processes"]) & set(second["processes"]) == {admin}
+    assert len(second["beside"]) == 3
+    assert len(second["processes"]) == 2
+
+
+def test_only_what_changed_is_sent(second):
+    assert second["sent"].returncode == 0, said(second["sent"])
+    assert "student.tar.gz" in second["sent"].stdout
+    assert "admin.tar.gz" not in second["sent"].stdout
+
+
+def test_no_visitor_notices_the_switch(operator, second):
+    visitor = second["visitor"]
+
+    assert visitor.failures() == {}
+    assert set(visitor.seen["student"]) == {"visits", operator.key("student", FIRST), operator.key("student", SECOND)}
+    assert set(visitor.seen["admin"]) == {"visits", operator.key("admin")}
+    assert visitor.seen["student"]["visits"] > 50
+
+
+def test_assets_of_the_release_before_stay_served(operator, second):
+    assert [operator.asset(f"chunks/{name}.js") for name in ("student-1", "student-2", "shared", "none")] == [200, 200, 200, 404]
+
+
+def test_the_processes_are_shut_in(operator, second):
+    component = f"{ROOT}/components/student-{operator.key('student')}"
+    pid = second["processes"][f"lms-student@{operator.key('student')}.service"]
+
+    assert access_to(operator.host, f"{component}/.env") == ("root", "root", "0600")
+    assert access_to(operator.host, f"{component}/run") == ("lms-frontend", "www-data", "2750")
+    assert operator.host.check_output("stat --format=%%U /proc/%s", pid) == "lms-frontend"
+    assert operator.host.run("setpriv --reuid lms-frontend --clear-groups touch %s/apps/student/x", component).failed
+    stranger = "setpriv --reuid nobody --clear-groups curl --silent --unix-socket %s/run/student.sock http://x/"
+    assert operator.host.run(stranger, component).failed
+    assert "node" not in operator.host.check_output("ss --tcp --listening --numeric --processes --no-header")
+
+
+def test_a_killed_process_comes_back(operator, second):
+    operator.host.check_output("systemctl kill --signal=KILL lms-admin@%s", operator.key("admin"))
+
+    answer = operator.host.check_output(
+        "curl --silent --fail --retry 20 --retry-all-errors --retry-delay 1 --header 'Host: admin.lms.test' http://127.0.0.1:3002/"
     )
-    return host
+
+    assert answer == f"admin of build 1 {operator.key('admin')}"
 
 
-@pytest.mark.parametrize("name", ["student", "admin"])
-def test_one_target_runs_every_front_end_of_a_release_on_its_own_socket(release, name):
-    answer = release.check_output("curl --silent --fail --unix-socket %s/%s.sock http://x/", RUN, name)
+def test_going_back_starts_what_was_stopped_and_nobody_notices(operator, second):
+    planned = operator.ask("activate", FIRST, check=True)
+    with Visitor(operator.host) as visitor:
+        operator.do(
+            "rollback",
+            release="",
+            nextjs_app_rollback_release=FIRST,
+            nextjs_app_failed_release=SECOND,
+            nextjs_app_failure="It was only a try",
+        )
 
-    assert answer == f"hello world from {name} r1"
-
-
-def test_no_front_end_listens_on_a_port(release):
-    assert "node" not in release.check_output("ss --tcp --listening --numeric --processes --no-header")
-
-
-def test_only_the_web_servers_group_reaches_the_sockets(release):
-    assert access_to(release, RUN) == ("lms-frontend", "www-data", "2750")
-    assert release.run("setpriv --reuid nobody --clear-groups curl --silent --unix-socket %s/student.sock http://x/", RUN).failed
-
-
-def test_the_processes_cannot_write_their_code(release):
-    pid = release.check_output("systemctl show --property=MainPID --value lms-student@r1")
-
-    assert release.check_output("stat --format=%%U /proc/%s", pid) == "lms-frontend"
-    assert release.run("setpriv --reuid lms-frontend --clear-groups touch /srv/lms/frontend/releases/r1/apps/student/x").failed
+    assert planned.returncode == 0, said(planned)
+    assert visitor.failures() == {}
+    assert operator.key("student") == operator.key("student", FIRST)
+    assert set(operator.processes()) == {f"lms-{app}@{operator.key(app)}.service" for app in APPS}
+    assert operator.ask("activate", SECOND).returncode != 0
 
 
-def test_a_killed_front_end_comes_back(release):
-    release.check_output("systemctl kill --signal=KILL lms-student@r1")
+def test_a_front_end_that_does_not_start_is_named_with_its_log_and_nothing_else_happens(operator, second):
+    before = operator.processes()
+    server = "console.error(process.env.TOKEN); require('./gone');"
+    operator.builds = {**operator.builds, "admin": artifact(operator.directory, "admin", "3", server)}
+    operator.environment = {"GREETING": "hello", "TOKEN": "canary-93f1"}
 
-    answer = release.check_output(
-        "curl --silent --fail --retry 20 --retry-all-errors --retry-delay 1 --unix-socket %s/student.sock http://x/", RUN
+    failed = operator.ask("deploy", BROKEN)
+    given_up = {"nextjs_app_failed_release": BROKEN, "nextjs_app_failure": "It does not start"}
+    operator.do("rollback", release="", nextjs_app_rollback_release=FIRST, **given_up)
+
+    assert failed.returncode != 0
+    assert f"The front end admin of release {BROKEN} is not well: its process does not stay up." in said(failed)
+    assert "Cannot find module './gone'" in said(failed)
+    assert "canary-93f1" not in said(failed)
+    assert "${TOKEN}" in said(failed)
+    assert operator.processes() == before
+
+
+def test_a_new_environment_alone_needs_no_artifact_and_arrives_as_it_was_meant(operator, second):
+    operator.builds = {app: artifact(operator.directory, app, "1") for app in APPS}
+    operator.environment = {"GREETING": GREETING}
+
+    operator.host.check_output("rm -f %s/artifacts/student.tar.gz %s/artifacts/admin.tar.gz", ROOT, ROOT)
+    operator.do("deploy", "activate", "settle", release="20260104000000-ddddddd", nextjs_app_components=operator.components())
+
+    assert operator.greeting("student") == GREETING
+    assert operator.greeting("admin") == "good day"
+
+
+def test_the_live_release_starts_at_boot(operator, second):
+    operator.host.check_output("systemctl stop 'lms-student@*' 'lms-admin@*'")
+    operator.host.check_output("systemctl restart lms-frontends.service")
+
+    answer = operator.host.check_output(
+        "curl --silent --fail --retry 20 --retry-all-errors --retry-delay 1 --header 'Host: student.lms.test' http://127.0.0.1:3001/"
     )
 
-    assert answer == "hello world from student r1"
+    assert operator.host.service("lms-frontends").is_enabled
+    assert answer == f"student of build 1 {operator.key('student')}"
 
 
-def test_stopping_a_release_gives_the_last_answer_first(release):
-    answer = release.check_output(
-        "curl --silent --unix-socket %s/student.sock http://x/slow >/tmp/slow & sleep 0.5;"
-        " systemctl stop lms-frontend@r1.target; wait; cat /tmp/slow",
-        RUN,
-    )
+def test_pruning_keeps_what_a_kept_release_consists_of(operator, second):
+    operator.do("prune", release="")
 
-    assert answer == "hello world from student r1"
-    assert release.run("systemctl is-active lms-student@r1").stdout.strip() == "inactive"
+    linked = {name.rsplit("/", 1)[-1] for name in operator.host.check_output("readlink %s/releases/*/apps/*", ROOT).split()}
+    assert linked <= {component["name"] for component in operator.components()}

@@ -35,7 +35,7 @@ def test_the_socket_goes_through_the_one_link_and_assets_outlive_their_release()
         "name": "admin",
         "listen": ["3002"],
         "server_names": ["admin.example.com"],
-        "proxy": {"socket": "/srv/lms/frontend/current/run/admin.sock"},
+        "proxy": {"socket": "/srv/lms/frontend/current/apps/admin/run/admin.sock"},
         "assets": [
             {
                 "location": "/_next/static/",
