@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from ansible_collections.bitflow.lms.plugins.modules import release, release_inf
 
 NOW = datetime(2026, 11, 23, 21, 0, tzinfo=timezone.utc)
 FIRST, SECOND, THIRD = "20261101120000-aaaaaaa", "20261102120000-bbbbbbb", "20261103120000-ccccccc"
-KEYS = {"changed", "root", "release", "release_path", "state", "current", "previous", "pruned", "diff"}
+KEYS = {"changed", "root", "release", "release_path", "state", "current", "previous", "pruned", "components_pruned", "diff"}
 
 
 class Host:
@@ -71,6 +73,12 @@ class Host:
     def tree(self) -> list[str]:
         """Return everything on the host."""
         return sorted(str(path.relative_to(self.root)) for path in self.root.rglob("*")) if self.root.exists() else []
+
+
+def info(host: Host) -> dict[str, Any]:
+    """Return what the info module says about the application."""
+    told: dict[str, Any] = release_info.run([Releases(host.root)])["applications"][str(host.root)]
+    return told
 
 
 @pytest.fixture
@@ -134,6 +142,7 @@ def test_active_returns_the_live_release_and_the_one_to_go_back_to(host: Host) -
         "current": SECOND,
         "previous": FIRST,
         "pruned": [],
+        "components_pruned": [],
         "diff": {
             "before": {
                 "current": FIRST,
@@ -177,15 +186,15 @@ def test_errors_leave_the_live_release(host: Host) -> None:
 
 
 def test_info_on_a_bare_host(host: Host) -> None:
-    result = release_info.run(Releases(host.root))
+    result = info(host)
 
     assert {key: value for key, value in result.items() if key != "disk"} == {
-        "changed": False,
         "root": str(host.root),
         "current": None,
         "previous": None,
         "fingerprint": "",
         "releases": [],
+        "components": [],
         "leftovers": [],
         "history": [],
     }
@@ -199,7 +208,7 @@ def test_info_describes_the_releases_newest_first(host: Host) -> None:
     host.run("active", SECOND)
     (host.root / "releases" / f"{THIRD}.partial").mkdir()
 
-    result = release_info.run(Releases(host.root))
+    result = info(host)
 
     moment = "2026-11-23T21:00:00Z"
     second = {
@@ -219,9 +228,40 @@ def test_info_describes_the_releases_newest_first(host: Host) -> None:
         "activated_at": moment,
         "replaced": FIRST,
         "reason": "",
+        "in_use_by": [],
     }
     assert result["releases"][0] == second
     assert [(entry["id"], entry["state"]) for entry in result["releases"]] == [(SECOND, "active"), (FIRST, "superseded")]
     assert (result["current"], result["previous"], result["fingerprint"]) == (SECOND, FIRST, "f2")
     assert result["leftovers"] == [f"{THIRD}.partial"]
     assert result["history"][-1] == {"at": moment, "event": "superseded", "release": FIRST}
+
+
+def test_info_describes_several_applications_with_one_look(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.deploy(FIRST)
+    monkeypatch.chdir(host.root / "releases" / FIRST)
+
+    result = release_info.run([Releases(host.root), Releases(host.root.parent / "frontend")])
+
+    assert {root: found["current"] for root, found in result["applications"].items()} == {
+        str(host.root): FIRST,
+        str(host.root.parent / "frontend"): None,
+    }
+    assert os.getpid() in [process["pid"] for process in result["applications"][str(host.root)]["releases"][0]["in_use_by"]]
+    assert all(process["command"] for process in result["applications"][str(host.root)]["releases"][0]["in_use_by"])
+    assert abs(result["now"] - time.time()) < 60
+
+
+def test_several_applications_are_pruned_in_one_call(host: Host) -> None:
+    for number in range(4):
+        host.deploy(f"2026110{number + 1}120000-aaaaaaa")
+    other = Releases(host.root.parent / "frontend")
+    params = {"state": "pruned", "keep": 1, "min_age": 0, **dict.fromkeys(("artifact", "owner", "group", "shared_owner", "shared_group"))}
+    params |= {"shared_directories": [], "shared_mode": "2770", "writable_directories": []}
+
+    result = release.run_all([Releases(host.root, lambda: host.time + timedelta(hours=1)), other], params, check_mode=False)
+
+    pruned = {root: found["pruned"] for root, found in result["applications"].items()}
+    assert pruned == {str(host.root): ["20261101120000-aaaaaaa", "20261102120000-aaaaaaa"], str(other.root): []}
+    assert (result["changed"], [diff["before_header"] for diff in result["diff"]]) == (True, [str(host.root), str(other.root)])
+    assert not other.root.exists()
