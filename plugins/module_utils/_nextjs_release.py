@@ -26,6 +26,8 @@ from ansible_collections.bitflow.lms.plugins.module_utils._release_plan import R
 
 JOURNAL_LINES = 15
 SHORTEST_SECRET = 6
+# Stands for the key of a component in check mode, while nobody knows what its artifact will hold.
+NOT_BUILT = "not-built"
 
 # What one question may take, and how long to wait between two (seconds). A process that has just been started is asked often.
 QUESTION_TIMEOUT = 5
@@ -82,7 +84,7 @@ def _order(settings: Settings, frontend: Frontend) -> Order:
     given = {**settings.environment, **frontend.environment}
     environment = value_texts(given, (), f"The front end {frontend.name}")
     sha256 = settings.artifacts.get(frontend.name, "")
-    component = Component(frontend.name, component_key(sha256, environment), sha256)
+    component = Component(frontend.name, component_key(sha256, environment) if sha256 else NOT_BUILT, sha256)
     return Order(component, settings.artifacts_path / f"{frontend.name}.tar.gz", environment, frontend.server)
 
 
