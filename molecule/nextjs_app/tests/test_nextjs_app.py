@@ -95,7 +95,7 @@ class Operator:
     def do(self, *steps: str, release: str, **variables: Any) -> list[bool]:
         """Run entry points that must succeed, and say which ones changed something."""
         results = [self.ask(step, release, **variables) for step in steps]
-        assert [result.stdout + result.stderr for result in results if result.returncode] == []
+        assert [said(result) for result in results if result.returncode] == []
         return [bool(re.search(r'changed"?: true|CHANGED', result.stdout)) for result in results]
 
     def components(self) -> list[dict[str, Any]]:
@@ -109,7 +109,7 @@ class Operator:
             "--one-line",
         ]
         told = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-        found: list[dict[str, Any]] = json.loads(told[told.index("{") :])["components"]
+        found: list[dict[str, Any]] = json.JSONDecoder().raw_decode(told[told.index("{") :])[0]["components"]
         return found
 
     def key(self, app: str, release: str = "") -> str:

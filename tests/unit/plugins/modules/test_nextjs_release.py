@@ -64,6 +64,7 @@ class Systemd:
 
     states: dict[str, str] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
+    missing: bool = False
     calls: list[list[str]] = field(default_factory=list)
 
     def __call__(self, argv: list[str]) -> tuple[int, str, str]:
@@ -76,8 +77,12 @@ class Systemd:
             found = sorted(unit for unit in self.states if fnmatch.fnmatchcase(unit, units[0]))
             return 0, "".join(f"{unit} loaded {self.states[unit]} running A front end\n" for unit in found), ""
         self.calls.append([verb, *units])
+        if self.missing:
+            return 5, "", "Unit lms-admin@.service not found.\n"
         for unit in units:
             self.states[unit] = "inactive" if verb != "start" else "failed" if unit in self.broken else "active"
+        if verb == "start" and self.broken & set(units):
+            return 1, "", f"Job for {units[0]} failed because the control process exited with error code."
         return 0, "", ""
 
     def running(self) -> list[str]:
@@ -290,6 +295,13 @@ def test_a_process_that_does_not_stay_up_is_named_with_its_log(host: Host) -> No
     assert failed["state"] == "failed"
     assert host.systemd.running() == before
     assert set(host.systemd.states.values()) == {"active", "inactive"}
+
+
+def test_a_unit_that_is_not_there_is_said_at_once(host: Host) -> None:
+    host.systemd.missing = True
+
+    with pytest.raises(LmsError, match=r"systemctl start ended with status 5: Unit lms-admin@\.service not found"):
+        host.run("prepared", FIRST)
 
 
 def test_all_front_ends_that_are_not_well_are_named(host: Host) -> None:
