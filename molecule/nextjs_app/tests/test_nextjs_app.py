@@ -63,10 +63,10 @@ class Operator:
     builds: dict[str, dict[str, str]] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=lambda: {"GREETING": "hello"})
 
-    def ask(self, tasks: str, release: str = "", check: bool = False, **variables: Any) -> subprocess.CompletedProcess[str]:
+    def ask(self, tasks: str, release: str, check: bool = False, **variables: Any) -> subprocess.CompletedProcess[str]:
         """Run one entry point of the role."""
         given = {
-            "nextjs_app_release": release,
+            **({"nextjs_app_release": release} if release else {}),
             "nextjs_app_builds": self.builds,
             "nextjs_app_artifacts_path": str(self.directory),
             "nextjs_app_environment": self.environment,
