@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,6 +53,8 @@ VERSION_FILES = (
     "vendor/laravel/framework/Foundation/Application.php",
 )
 TIMED_OUT = (124, 137)
+# What timeout says of a program that it cannot run, and what setpriv says.
+CANNOT_RUN = re.compile(r"failed to (run command|execute)")
 LINT_CHUNK = 400
 
 
@@ -67,6 +70,13 @@ def artisan_argspec() -> dict[str, dict[str, Any]]:
         "environment": {"type": "dict", "default": {}, "no_log": True},
         "timeout": {"type": "int", "default": 300},
     }
+
+
+def as_user(user: str | None, group: str | None) -> tuple[str, ...]:
+    """Return what goes before a command, so that root runs it as another user."""
+    if not user or os.geteuid() != 0:
+        return ()
+    return ("setpriv", f"--reuid={user}", f"--regid={group or user}", "--init-groups", "--")
 
 
 class MissingReleaseError(LmsError):
@@ -119,8 +129,10 @@ class Artisan:
         php: str = "php",
         environment: Mapping[str, Any] | None = None,
         timeout: int = 300,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.run_command = run_command
+        self.prefix = list(prefix)
         self.directory = Path(chdir)
         self.php = php
         self.environment = {name: environment_text(value) for name, value in (environment or {}).items()}
@@ -146,7 +158,7 @@ class Artisan:
                 f"artisan {command} did not end within {self.timeout} seconds and was stopped. Raise timeout, or find what it waits for.",
                 **result.as_details(),
             )
-        if rc in (126, 127) and "failed to run command" in stderr:
+        if rc in (126, 127) and CANNOT_RUN.search(stderr):
             raise CommandError(
                 f"php cannot be run as {self.php}. Set php to the name or path of PHP's command line.", **result.as_details()
             )
@@ -229,7 +241,7 @@ class Artisan:
     def ownership_warning(self, user_id: int | None = None) -> str | None:
         """Return a warning when root runs the artisan of another user: files that it leaves shut the application out."""
         user_id = os.geteuid() if user_id is None else user_id
-        if user_id != 0:
+        if user_id != 0 or self.prefix:
             return None
         try:
             owner = (self.directory / "artisan").stat().st_uid
@@ -243,7 +255,7 @@ class Artisan:
 
     def _execute(self, argv: list[str]) -> tuple[int, str, str]:
         """Run a program in the release, stopped after the timeout."""
-        limited = ["timeout", "--kill-after=10", str(self.timeout), *argv]
+        limited = [*self.prefix, "timeout", "--kill-after=10", str(self.timeout), *argv]
         return self.run_command(
             limited,
             cwd=str(self.directory),
