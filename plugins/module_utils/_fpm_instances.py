@@ -27,7 +27,6 @@ POLL_INTERVAL = 0.05
 LOG_LINES = 20
 
 _PARSED = {"LC_ALL": "C.UTF-8"}
-_PROPERTY = re.compile(r"(?P<name>\w+)=(?P<value>.*)")
 _COMPLAINT = re.compile(r"\b(?:error|fatal|failed|denied)\b", re.IGNORECASE)
 # What PHP-FPM says at the end of every start that fails.
 _NO_REASON = "FPM initialization failed"
@@ -97,6 +96,7 @@ class Instances:
         make_call: Call = call,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        wanted: Path = Path("/etc/systemd/system/multi-user.target.wants"),
     ) -> None:
         self.run_command = run_command
         self.name = name
@@ -104,6 +104,8 @@ class Instances:
         self.make_call = make_call
         self.clock = clock
         self.sleep = sleep
+        self._wanted = wanted
+        self._listed = re.compile(re.escape(f"{name}-fpm@") + r"(?P<release>\S+)\.service\s+\S+\s+(?P<active>\S+)")
 
     # What follows from a release's id
 
@@ -121,22 +123,22 @@ class Instances:
     # Looking
 
     def state(self, release: str) -> State:
-        """Return the state of one instance; a host without the unit, or without systemd, has none that runs."""
-        rc, stdout, _stderr = self._run(["systemctl", "show", "--property=ActiveState,UnitFileState", self.unit(release)])
-        found = {match["name"]: match["value"] for match in map(_PROPERTY.fullmatch, stdout.splitlines()) if match}
-        if rc != 0 or not found:
-            return STOPPED
-        return State(found.get("ActiveState", "inactive"), found.get("UnitFileState") == "enabled")
+        """Return the state of one instance; on a host that does not know the unit none runs."""
+        _rc, stdout, _stderr = self._run(["systemctl", "show", "--property=ActiveState", "--value", self.unit(release)])
+        return State(stdout.strip() or "inactive", self._link(release).is_symlink())
 
     def known(self) -> dict[str, State]:
         """Return the instances that run, were started or will be at boot, by release."""
-        pattern = re.compile(re.escape(f"{self.name}-fpm@") + r"(?P<release>.+)\.service")
-        names: set[str] = set()
-        for kind in (["list-units", "--all"], ["list-unit-files", "--state=enabled"]):
-            _rc, stdout, _stderr = self._run(["systemctl", *kind, "--plain", "--full", "--no-legend", "--no-pager", self.unit("*")])
-            names.update(line.split()[0] for line in stdout.splitlines() if line.strip())
-        releases = sorted(match["release"] for match in map(pattern.fullmatch, names) if match)
-        return {release: self.state(release) for release in releases}
+        argv = ["systemctl", "list-units", "--all", "--plain", "--full", "--no-legend", "--no-pager", self.unit("*")]
+        _rc, stdout, _stderr = self._run(argv)
+        found = {match["release"]: match["active"] for match in map(self._listed.match, stdout.splitlines()) if match}
+        before, _asterisk, after = self.unit("*").partition("*")
+        enabled = {link.name[len(before) : -len(after)] for link in self._wanted.glob(self.unit("*"))}
+        return {release: State(found.get(release, "inactive"), release in enabled) for release in sorted({*found, *enabled})}
+
+    def _link(self, release: str) -> Path:
+        """Return the link that starts an instance at boot: what systemd remembers of it may be older."""
+        return self._wanted / self.unit(release)
 
     def load(self, release: str, timeout: float) -> Load:
         """Ask an instance how much it has to do. The question waits in its queue behind all that came before."""
@@ -156,13 +158,14 @@ class Instances:
         """Start an instance and wait until it listens; when it does not, stop it and say why."""
         unit = self.unit(release)
         if at_boot:
-            self._expect(["systemctl", "enable", "--quiet", unit])
+            self._expect(["systemctl", "enable", "--quiet", "--no-reload", unit])
         argv = ["systemctl", "start", unit]
         rc, stdout, stderr = self._run(argv)
         if rc == 0 and self.state(release).running:
             return
         log = self._log(unit)
-        self._run(["systemctl", "disable", "--now", "--quiet", unit])
+        self._run(["systemctl", "stop", unit])
+        self._run(["systemctl", "disable", "--quiet", "--no-reload", unit])
         reason = complaint_in(log) or next(iter(stderr.strip().splitlines()), "systemd found no public/index.php in the release.")
         raise CommandError(f"{unit} did not start: {reason}", cmd=argv, rc=rc, stdout=stdout, stderr=stderr, log=log)
 
@@ -192,8 +195,12 @@ class Instances:
 
     def stop(self, release: str, drain_timeout: float) -> Drain:
         """Let an instance finish its requests, then stop it, now and at boot."""
-        drained = self.drain(release, drain_timeout) if self.state(release).running else Drain(release, 0.0, True)
-        self._expect(["systemctl", "disable", "--now", "--quiet", self.unit(release)])
+        before = self.state(release)
+        drained = self.drain(release, drain_timeout) if before.running else Drain(release, 0.0, True)
+        self._expect(["systemctl", "stop", self.unit(release)])
+        if before.enabled:
+            self._expect(["systemctl", "disable", "--quiet", "--no-reload", self.unit(release)])
+        # One that had to be killed would be listed for ever.
         self._run(["systemctl", "reset-failed", self.unit(release)])
         return drained
 

@@ -24,7 +24,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._fpm_instances import 
 from ansible_collections.bitflow.lms.plugins.module_utils._fpm_probe import Probe as FpmProbe
 from ansible_collections.bitflow.lms.plugins.module_utils._fpm_probe import run_probe as ask_fpm
 from ansible_collections.bitflow.lms.plugins.module_utils._http_probe import Probe as HttpProbe
-from ansible_collections.bitflow.lms.plugins.module_utils._http_probe import run_probe as ask_web
+from ansible_collections.bitflow.lms.plugins.module_utils._http_probe import run_probe
 from ansible_collections.bitflow.lms.plugins.module_utils._opcache import Opcache, group_number, php_files, temporary_script
 from ansible_collections.bitflow.lms.plugins.module_utils._release import Releases, build_from
 from ansible_collections.bitflow.lms.plugins.module_utils._release_plan import Request, Tree, decide, summary
@@ -73,11 +73,15 @@ class Deployment:
         releases: Releases,
         instances: Instances,
         check_mode: bool,
+        ask_web: Callable[[HttpProbe], Any] = run_probe,
+        opcache_directory: Path = OPCACHE_DIRECTORY,
     ) -> None:
         self.params = params
         self.releases = releases
         self.instances = instances
         self.check_mode = check_mode
+        self.ask_web = ask_web
+        self.opcache_directory = opcache_directory
         self.release: str = params["release"] or ""
         self.directory = releases.directory / self.release
         self.tree = releases.read()
@@ -108,6 +112,8 @@ class Deployment:
 
     def unpack(self) -> Outcome:
         """Unpack the artifact beside the live release."""
+        # Refuses a path that is too long before anything is there.
+        self.instances.socket(self.release)
         known = self.tree.find(self.release)
         if known is not None and known.state == "failed":
             raise LmsError(f"Release {self.release} is marked failed ({known.reason or 'no reason was given'}). Deploy under a new id.")
@@ -171,8 +177,9 @@ class Deployment:
         # Laravel's configuration cache names the compiled views by their place on the disk.
         views = [str(file) for file in php_files([str(self.directory / COMPILED_VIEWS)])] if "view" in self.params["caches"] else []
         group = group_number(self.params["shared_group"] or self.params["group"] or "0")
-        with temporary_script(OPCACHE_DIRECTORY, group, time.time()) as script:
-            answer = Opcache(self.instances.socket(self.release), script).warm([*files, *views], check=False)
+        with temporary_script(self.opcache_directory, group, time.time()) as script:
+            opcache = Opcache(self.instances.socket(self.release), script, make_call=self.instances.make_call)
+            answer = opcache.warm([*files, *views], check=False)
         if answer["unavailable"] is not None:
             self.warnings.append(f"OPcache cannot be used, so every request compiles its files: {answer['unavailable']}.")
         elif answer["not_cached"]:
@@ -210,7 +217,7 @@ class Deployment:
                 consecutive=self.params["consecutive"],
                 interval=self.params["interval"],
             )
-            ask_web(probe)
+            self.ask_web(probe)
         return NOTHING
 
     def stop_others(self) -> Outcome:
@@ -304,7 +311,7 @@ class Deployment:
             consecutive=consecutive,
             interval=self.params["interval"],
         )
-        ask_fpm(probe)
+        ask_fpm(probe, self.instances.make_call)
 
     def _stop(self, releases: Sequence[str]) -> Outcome:
         """Stop instances, each when it is at rest."""
