@@ -53,16 +53,29 @@ def frontend_sites(frontends: list[Frontend], domain: str, path: str) -> list[di
     ]
 
 
-def frontend_artifact(frontends: list[Frontend]) -> list[dict[str, str]]:
+def frontend_artifact(frontends: list[Frontend]) -> list[dict[str, Any]]:
     """Return what of the built workspace a release needs: Next.js's standalone server, and the assets that it leaves beside."""
     return [
-        {"from": f"apps/{app['name']}/{built}", "to": place}
+        {"from": f"apps/{app['name']}/{built}", "to": place, "optional": built == "public"}
         for app in frontends
         for built, place in (
             (".next/standalone", "."),
             (".next/static", f"apps/{app['name']}/.next/static"),
             ("public", f"apps/{app['name']}/public"),
         )
+    ]
+
+
+def frontend_artifacts(frontends: list[Frontend]) -> list[dict[str, Any]]:
+    """Return one artifact for each front end of the workspace: its package, what builds it and the packages it needs, what it runs on."""
+    return [
+        {
+            "name": f"frontend-{app['name']}",
+            "package": f"apps/{app['name']}",
+            "steps": [{"argv": ["pnpm", "--filter", f"{{apps/{app['name']}}}...", "--fail-if-no-match", "run", "build"]}],
+            "collect": frontend_artifact([app]),
+        }
+        for app in frontends
     ]
 
 
@@ -88,6 +101,7 @@ class FilterModule:
         return {
             "database_access": database_access,
             "frontend_artifact": frontend_artifact,
+            "frontend_artifacts": frontend_artifacts,
             "frontend_sites": frontend_sites,
             "public_sites": public_sites,
             "upstreams": upstreams,

@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Callable
 
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._files import ANYBODY, Owner
@@ -28,6 +29,8 @@ _BLOCK = 1 << 20
 
 # tarfile copies what is left of its buffer at every read and write, so that a large one is slow.
 _STREAM_BLOCK = 1 << 14
+# The name of an archive of a tree of git, as release_source gives it.
+_TREE_ARCHIVE = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\.tar")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _MANIFEST_LINE = re.compile(r"(?P<sum>[0-9a-f]{64})  (?P<path>[^\n]+)")
 _NAMES_SHOWN = 20
@@ -266,24 +269,45 @@ def _add(archive: tarfile.TarFile, member: tarfile.TarInfo, size: int, mode: int
     archive.addfile(member, stream)
 
 
-def content_digest(stream: IO[bytes]) -> tuple[str, set[str]]:
-    """Return a digest of what a tar archive holds, whatever its times and owners are, and the paths in it."""
-    digest = hashlib.sha256()
-    paths: set[str] = set()
-    lines: list[str] = []
+@dataclass
+class Survey:
+    """What a tar archive holds, whatever its times and owners are: one line a path, and the whole content of the files asked for."""
+
+    lines: dict[str, str] = field(default_factory=dict)
+    contents: dict[str, bytes] = field(default_factory=dict)
+
+    def digest(self, left_out: Collection[str] = ()) -> str:
+        """Return the sum over everything, or over what is not in or below the directories that are left out."""
+        digest = hashlib.sha256()
+        for path in sorted(self.lines):
+            if not is_below(path, left_out):
+                digest.update(self.lines[path].encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+
+def is_below(path: str, directories: Collection[str]) -> bool:
+    """Say whether a path is one of some directories or lies below one."""
+    return any(path == directory or path.startswith(f"{directory}/") for directory in directories)
+
+
+def survey_archive(stream: IO[bytes], whole: Callable[[str], bool] = lambda path: False) -> Survey:
+    """Read a tar archive without unpacking it; keep the content of the files for which `whole` is true."""
+    survey = Survey()
     try:
         with tarfile.open(fileobj=stream, mode="r|*", bufsize=_STREAM_BLOCK) as archive:
             for member in archive:
                 path = member_path(member.name)
-                paths.add(path)
                 source = archive.extractfile(member) if member.isreg() else None
-                held = sha256_of(source) if source is not None else member.linkname
-                lines.append(f"{member.type!r} {bool(member.mode & 0o100)} {path!r} {held!r}\n")
+                held = member.linkname
+                if source is not None and whole(path):
+                    survey.contents[path] = source.read()
+                    held = hashlib.sha256(survey.contents[path]).hexdigest()
+                elif source is not None:
+                    held = sha256_of(source)
+                survey.lines[path] = f"{member.type!r} {bool(member.mode & 0o100)} {path!r} {held!r}\n"
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise LmsError(f"The archive cannot be read: {error}.") from error
-    for line in sorted(lines):
-        digest.update(line.encode("utf-8", "surrogateescape"))
-    return digest.hexdigest(), paths
+    return survey
 
 
 def paths_with_parents(paths: Iterable[str]) -> set[str]:
@@ -292,3 +316,22 @@ def paths_with_parents(paths: Iterable[str]) -> set[str]:
     for path in list(found):
         found.update(str(parent) for parent in PurePosixPath(path).parents if str(parent) != ".")
     return found
+
+
+def oldest_beyond(paths: Sequence[Path], keep: int, spared: Collection[Path] = ()) -> list[Path]:
+    """Return the paths beyond the newest ones, without those that are in use."""
+    newest_first = sorted(paths, key=lambda path: (path in spared, path.stat().st_mtime, path.name), reverse=True)
+    return newest_first[max(keep, len(spared), 1) :]
+
+
+def remove_old_archives(used: Sequence[Path], keep: int) -> None:
+    """Remove the source archives beside those in use, named after trees of git as they are, that were not used for longest."""
+    mine = [path for path in used if _TREE_ARCHIVE.fullmatch(path.name) and path.is_file()]
+    # What another user put there is that user's.
+    with contextlib.suppress(PermissionError):
+        for path in mine:
+            os.utime(path)
+        for directory in {path.parent for path in mine}:
+            archives = [path for path in directory.iterdir() if _TREE_ARCHIVE.fullmatch(path.name)]
+            for archive in oldest_beyond(archives, keep, mine):
+                archive.unlink(missing_ok=True)

@@ -169,14 +169,17 @@ def remove_tree(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, holder: str, timeout: float | None = None) -> Iterator[None]:
-    """Hold a lock that the kernel frees when the process ends; wait for it, for ever or for some seconds."""
+def locked(path: Path, holder: str, timeout: float | None = None) -> Iterator[int]:
+    """Hold a lock that the kernel frees when the process ends; wait for it, for ever or for some seconds.
+
+    Gives the lock's descriptor. A program that inherits it holds the lock until it ends, too.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         owner = owner_of_directory(path.parent)
         os.fchown(descriptor, owner.uid, owner.gid)
         _wait_for_lock(descriptor, holder, timeout)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 

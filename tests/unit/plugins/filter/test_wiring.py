@@ -5,6 +5,7 @@ from __future__ import annotations
 from ansible_collections.bitflow.lms.plugins.filter.wiring import (
     database_access,
     frontend_artifact,
+    frontend_artifacts,
     frontend_sites,
     public_sites,
     upstreams,
@@ -57,7 +58,19 @@ def test_the_database_admits_single_addresses_with_password_and_tls():
 
 def test_a_release_holds_the_server_and_the_assets_beside_it():
     assert frontend_artifact(FRONTENDS[:1]) == [
-        {"from": "apps/student/.next/standalone", "to": "."},
-        {"from": "apps/student/.next/static", "to": "apps/student/.next/static"},
-        {"from": "apps/student/public", "to": "apps/student/public"},
+        {"from": "apps/student/.next/standalone", "to": ".", "optional": False},
+        {"from": "apps/student/.next/static", "to": "apps/student/.next/static", "optional": False},
+        {"from": "apps/student/public", "to": "apps/student/public", "optional": True},
     ]
+
+
+def test_each_front_end_is_an_artifact_of_its_own():
+    student, admin = frontend_artifacts(FRONTENDS)
+
+    assert student == {
+        "name": "frontend-student",
+        "package": "apps/student",
+        "steps": [{"argv": ["pnpm", "--filter", "{apps/student}...", "--fail-if-no-match", "run", "build"]}],
+        "collect": frontend_artifact(FRONTENDS[:1]),
+    }
+    assert admin["name"] == "frontend-admin"

@@ -17,14 +17,17 @@ import pytest
 from ansible_collections.bitflow.lms.plugins.module_utils._archive import (
     MANIFEST,
     PACKED_TIME,
+    Survey,
     Unpacker,
     compare_with_manifest,
-    content_digest,
     link_stays_inside,
     manifest_text,
     member_path,
+    oldest_beyond,
     pack,
     parse_manifest,
+    remove_old_archives,
+    survey_archive,
 )
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 
@@ -247,20 +250,58 @@ def test_a_line_that_is_no_sum_is_an_error() -> None:
         parse_manifest(f"{'0' * 64}  a\nrubbish\n")
 
 
-def test_the_digest_of_a_content_ignores_times_and_owners() -> None:
-    def digest(when: int, content: bytes, mode: int = 0o644) -> tuple[str, set[str]]:
-        stream = io.BytesIO()
-        with tarfile.open(fileobj=stream, mode="w") as tar:
-            member = tarfile.TarInfo("src/file")
-            member.mtime, member.uid, member.size, member.mode = when, when, len(content), mode
-            tar.addfile(member, io.BytesIO(content))
-        stream.seek(0)
-        return content_digest(stream)
+def survey_of(when: int, content: bytes, mode: int = 0o644) -> Survey:
+    """Survey an archive of one file."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        member = tarfile.TarInfo("src/file")
+        member.mtime, member.uid, member.size, member.mode = when, when, len(content), mode
+        tar.addfile(member, io.BytesIO(content))
+    stream.seek(0)
+    return survey_archive(stream)
 
-    assert digest(1, b"same") == digest(2, b"same")
-    assert digest(1, b"same")[0] != digest(1, b"other")[0]
-    assert digest(1, b"same")[0] != digest(1, b"same", 0o755)[0]
-    assert digest(1, b"same")[1] == {"src/file"}
+
+def test_the_digest_of_a_content_ignores_times_and_owners() -> None:
+    digest = survey_of(1, b"same").digest()
+
+    assert survey_of(2, b"same").digest() == digest
+    assert survey_of(1, b"other").digest() != digest
+    assert survey_of(1, b"same", 0o755).digest() != digest
+
+
+def test_a_survey_can_leave_directories_out_and_hold_whole_files() -> None:
+    files = [("apps/a/x", "1"), ("apps/ab", "2"), ("package.json", "{}")]
+
+    def survey(*entries: tuple[str, str]) -> Survey:
+        return survey_archive(
+            archive(*((name, tarfile.REGTYPE, text.encode()) for name, text in entries)), lambda path: path.endswith("json")
+        )
+
+    assert survey(*files).contents == {"package.json": b"{}"}
+    assert survey(*files).digest(["apps/a"]) == survey(*files[1:]).digest()
+    assert survey(*files).digest() != survey(*files[1:]).digest()
+
+
+def test_the_newest_are_kept_and_what_is_in_use(tmp_path: Path) -> None:
+    paths = [tmp_path / str(number) for number in range(4)]
+    for number, path in enumerate(paths, start=1):
+        path.write_text("")
+        os.utime(path, (number, number))
+
+    assert oldest_beyond(paths, 2, [paths[0]]) == [paths[2], paths[1]]
+    assert oldest_beyond(paths, 0) == [paths[2], paths[1], paths[0]]
+    assert oldest_beyond(paths, 1, paths[:3]) == [paths[3]]
+
+
+def test_only_archives_of_trees_go_and_none_in_use(tmp_path: Path) -> None:
+    names = [f"{number:040x}.tar" for number in range(4)]
+    for number, name in enumerate([*names, "mine.tar"], start=1):
+        (tmp_path / name).write_text("")
+        os.utime(tmp_path / name, (number, number))
+
+    remove_old_archives([tmp_path / names[0]], keep=2)
+
+    assert names_in(tmp_path) == sorted([names[0], names[3], "mine.tar"])
 
 
 @pytest.mark.parametrize(

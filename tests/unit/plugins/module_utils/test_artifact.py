@@ -20,17 +20,20 @@ from typing import Any
 import pytest
 from ansible_collections.bitflow.lms.plugins.module_utils._archive import MANIFEST
 from ansible_collections.bitflow.lms.plugins.module_utils._artifact import (
+    NOT_KNOWN,
     Artifact,
+    Build,
     Collected,
     Dependency,
+    Provided,
     Recipe,
     Step,
     Workshop,
+    build_from,
     fingerprint,
     is_excluded,
-    oldest_beyond,
-    recipe_from,
     result,
+    summary,
 )
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import CommandError, LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._files import locked
@@ -42,6 +45,8 @@ PARAMS: dict[str, Any] = {
     "source": None,
     "steps": [],
     "dependencies": [],
+    "artifacts": None,
+    "tools": [],
     "collect": None,
     "exclude": [],
     "required": [],
@@ -80,27 +85,43 @@ def workshop(tmp_path: Path) -> Workshop:
     return Workshop(tmp_path / "build")
 
 
-def build(workshop: Workshop, recipe: Recipe, archive: Path, **secrets: str) -> Artifact:
-    """Build an artifact, whether it is there or not."""
-    number = workshop.inspect(recipe, archive)
-    with workshop.locked(recipe):
-        return workshop.build(recipe, archive, number, secrets)[0]
+def backend(*steps: Step, name: str = "backend", collect: tuple[Collected, ...] | None = None, exclude: Any = (), **common: Any) -> Build:
+    """Return the build of one artifact."""
+    recipe = Recipe(name, steps, collect or (Collected(".", "."),), exclude)
+    return Build(name, "backend at abc1234", (recipe,), **common)
 
 
-def content(workshop: Workshop, recipe: Recipe, artifact: Artifact) -> dict[str, str]:
+def provide(workshop: Workshop, wanted: Build, archive: Path, **secrets: str) -> list[Provided]:
+    """Build what is not there, as the module does."""
+    planned = workshop.inspect(wanted, archive)
+    with workshop.locked(wanted):
+        return workshop.provide(wanted, archive, planned, secrets)[0]
+
+
+def build(workshop: Workshop, wanted: Build, archive: Path, **secrets: str) -> Artifact:
+    """Build the only artifact, unless it is there."""
+    return provide(workshop, wanted, archive, **secrets)[0].artifact
+
+
+def number_of(workshop: Workshop, wanted: Build, archive: Path) -> str:
+    """Return the fingerprint that the only artifact would have."""
+    return workshop.inspect(wanted, archive).numbers[wanted.name]
+
+
+def content(workshop: Workshop, artifact: Artifact, name: str = "backend") -> dict[str, str]:
     """Return what an artifact holds, without its manifest."""
-    with tarfile.open(workshop.path_of(recipe, artifact.fingerprint)) as tar:
+    with tarfile.open(workshop.path_of(name, artifact.fingerprint)) as tar:
         found = {member.name: tar.extractfile(member) for member in tar}
         return {name: stream.read().decode() if stream else "" for name, stream in found.items() if name != MANIFEST}
 
 
 def test_an_artifact_holds_the_tree_that_the_steps_leave(workshop: Workshop, archive: Path) -> None:
-    recipe = Recipe("backend", "backend at abc1234", (shell("mkdir vendor; echo dependency > vendor/autoload.php"),), exclude=("tests",))
+    wanted = backend(shell("mkdir vendor; echo dependency > vendor/autoload.php"), exclude=("tests",))
 
-    artifact = build(workshop, recipe, archive)
+    artifact = build(workshop, wanted, archive)
 
-    path = workshop.path_of(recipe, artifact.fingerprint)
-    assert content(workshop, recipe, artifact) == {
+    path = workshop.path_of("backend", artifact.fingerprint)
+    assert content(workshop, artifact) == {
         "artisan": "php",
         "composer.lock": "lock 1",
         "public": "",
@@ -108,9 +129,9 @@ def test_an_artifact_holds_the_tree_that_the_steps_leave(workshop: Workshop, arc
         "vendor": "",
         "vendor/autoload.php": "dependency\n",
     }
-    expected = Artifact(workshop.inspect(recipe, archive), hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size, 4)
+    expected = Artifact(number_of(workshop, wanted, archive), hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size, 4)
     assert artifact == expected
-    assert workshop.find(recipe, artifact.fingerprint) == expected
+    assert workshop.find("backend", artifact.fingerprint) == expected
     assert path.name == f"backend-{artifact.fingerprint[:16]}.tar.gz"
     assert sorted(entry.name for entry in workshop.work.iterdir()) == []
     with tarfile.open(path) as tar:
@@ -124,21 +145,37 @@ def test_an_artifact_holds_the_tree_that_the_steps_leave(workshop: Workshop, arc
 
 
 def test_the_same_source_gives_the_same_bytes(workshop: Workshop, archive: Path, tmp_path: Path) -> None:
-    recipe = Recipe("backend", "backend")
-    first = build(workshop, recipe, archive)
+    wanted = backend()
+    first = build(workshop, wanted, archive)
     os.utime(tmp_path, (1, 1))
 
-    assert build(Workshop(tmp_path / "other"), recipe, make_archive(tmp_path / "again.tar", FILES)) == first
+    assert build(Workshop(tmp_path / "other"), wanted, make_archive(tmp_path / "again.tar", FILES)) == first
 
 
 @pytest.mark.skipif(shutil.which("pigz") is None, reason="pigz is not installed")
 def test_pigz_packs_the_same_archive(tmp_path: Path, archive: Path) -> None:
-    recipe = Recipe("backend", "backend")
+    wanted = backend()
     workshops = [Workshop(tmp_path / "a"), Workshop(tmp_path / "b", pigz=shutil.which("pigz"))]
 
-    paths = [workshop.path_of(recipe, build(workshop, recipe, archive).fingerprint) for workshop in workshops]
+    paths = [workshop.path_of("backend", build(workshop, wanted, archive).fingerprint) for workshop in workshops]
 
     assert len({gzip.decompress(path.read_bytes()) for path in paths}) == 1
+
+
+RECIPE = Recipe("backend")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": (shell("true"),)},
+        {"collect": (Collected("public", "."),)},
+        {"exclude": ("tests",)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_an_artifact_depends_on_its_recipe(change: dict[str, Any]) -> None:
+    assert fingerprint(backend(), replace(RECIPE, **change), "content") != fingerprint(backend(), RECIPE, "content")
 
 
 @pytest.mark.parametrize(
@@ -146,64 +183,67 @@ def test_pigz_packs_the_same_archive(tmp_path: Path, archive: Path) -> None:
     [
         {"steps": (shell("true"),)},
         {"environment": {"A": "1"}},
-        {"collect": (Collected("public", "."),)},
-        {"exclude": ("tests",)},
         {"extra": {"php": "8.4"}},
         {"umask": 0o027},
         {"dependencies": (Dependency(("composer.lock",), "vendor"),)},
+        {"tools": (("php", "--version"),)},
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_everything_that_the_result_depends_on_is_in_the_fingerprint(change: dict[str, Any]) -> None:
-    recipe = Recipe("backend", "backend")
-
-    assert fingerprint(replace(recipe, **change), "content") != fingerprint(recipe, "content")
-    assert fingerprint(recipe, "other") != fingerprint(recipe, "content")
+def test_an_artifact_depends_on_what_all_of_its_source_share(change: dict[str, Any]) -> None:
+    assert fingerprint(replace(backend(), **change), RECIPE, "content") != fingerprint(backend(), RECIPE, "content")
 
 
-def test_the_words_of_messages_are_not_in_the_fingerprint() -> None:
-    recipe = Recipe("backend", "backend at abc1234")
+def test_an_artifact_depends_on_the_content_and_on_what_the_tools_say() -> None:
+    known = fingerprint(backend(), RECIPE, "content", ("PHP 8.4.1",))
 
-    assert fingerprint(replace(recipe, source="backend at def5678", required=("artisan",)), "c") == fingerprint(recipe, "c")
+    assert fingerprint(backend(), RECIPE, "other", ("PHP 8.4.1",)) != known
+    assert fingerprint(backend(), RECIPE, "content", ("PHP 8.4.2",)) != known
+
+
+def test_an_artifact_depends_neither_on_the_words_of_messages_nor_on_its_neighbours() -> None:
+    other = replace(backend(), source="backend at def5678", required=("artisan",), recipes=(RECIPE, Recipe("admin")))
+
+    assert fingerprint(other, RECIPE, "content") == fingerprint(backend(), RECIPE, "content")
 
 
 def test_an_artifact_whose_bytes_changed_is_not_found(workshop: Workshop, archive: Path) -> None:
-    recipe = Recipe("backend", "backend")
-    artifact = build(workshop, recipe, archive)
-    path = workshop.path_of(recipe, artifact.fingerprint)
+    wanted = backend()
+    artifact = build(workshop, wanted, archive)
+    path = workshop.path_of("backend", artifact.fingerprint)
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
 
-    assert workshop.find(recipe, artifact.fingerprint) is None
-    assert build(workshop, recipe, archive) == artifact
-    assert workshop.find(recipe, artifact.fingerprint) == artifact
+    assert workshop.find("backend", artifact.fingerprint) is None
+    assert build(workshop, wanted, archive) == artifact
+    assert workshop.find("backend", artifact.fingerprint) == artifact
 
 
 def test_an_artifact_without_its_record_is_not_found(workshop: Workshop, archive: Path) -> None:
-    recipe = Recipe("backend", "backend")
-    artifact = build(workshop, recipe, archive)
+    wanted = backend()
+    artifact = build(workshop, wanted, archive)
     next(workshop.artifacts.glob("*.json")).unlink()
 
-    assert workshop.find(recipe, artifact.fingerprint) is None
+    assert workshop.find("backend", artifact.fingerprint) is None
 
 
 def test_required_paths_are_missed_before_anything_runs(workshop: Workshop, archive: Path) -> None:
-    recipe = Recipe("backend", "backend at abc1234", required=("artisan", "public", "bootstrap/app.php"))
+    wanted = backend(required=("artisan", "public", "bootstrap/app.php"))
 
     with pytest.raises(LmsError, match=r"backend at abc1234 has no bootstrap/app\.php\."):
-        workshop.inspect(recipe, archive)
+        workshop.inspect(wanted, archive)
 
 
 def test_a_source_archive_that_is_not_there_is_an_error(workshop: Workshop) -> None:
     with pytest.raises(LmsError, match="The source archive /nowhere is not on this host"):
-        workshop.inspect(Recipe("backend", "backend"), Path("/nowhere"))
+        workshop.inspect(backend(), Path("/nowhere"))
 
 
 def test_a_failing_step_tells_which_and_shows_the_end_of_its_output(workshop: Workshop, archive: Path) -> None:
     steps = (shell("echo first"), shell("seq 1 40; echo wrong >&2; exit 3"), shell("echo never"))
-    recipe = Recipe("backend", "backend at abc1234", steps)
+    wanted = backend(*steps)
 
     with pytest.raises(CommandError, match=r"Step 2 of 3 of building backend at abc1234, sh -ec .*, ended with status 3\.") as caught:
-        build(workshop, recipe, archive)
+        build(workshop, wanted, archive)
 
     details = caught.value.details
     assert (details["step"], details["rc"], details["cmd"]) == (2, 3, list(steps[1].argv))
@@ -216,23 +256,23 @@ def test_a_failing_step_tells_which_and_shows_the_end_of_its_output(workshop: Wo
 
 
 def test_a_program_that_is_not_installed_is_named(workshop: Workshop, archive: Path) -> None:
-    with pytest.raises(CommandError, match="Step 1 of building backend needs no-such-program, which is not installed"):
-        build(workshop, Recipe("backend", "backend", (Step(("no-such-program",)),)), archive)
-    with pytest.raises(LmsError, match=r"Building backend in .* failed: .*no-such-script"):
-        build(workshop, Recipe("backend", "backend", (Step(("./no-such-script",)),)), archive)
+    with pytest.raises(CommandError, match="Step 1 of building backend at abc1234 needs no-such-program, which is not installed"):
+        build(workshop, backend(Step(("no-such-program",))), archive)
+    with pytest.raises(LmsError, match=r"Building backend at abc1234 in .* failed: .*no-such-script"):
+        build(workshop, backend(Step(("./no-such-script",))), archive)
 
 
 def test_a_directory_to_run_in_that_is_not_there_is_named(workshop: Workshop, archive: Path) -> None:
-    with pytest.raises(LmsError, match="Step 1 of building backend is to run in apps"):
-        build(workshop, Recipe("backend", "backend", (shell("true", chdir="apps"),)), archive)
+    with pytest.raises(LmsError, match="Step 1 of building backend at abc1234 is to run in apps"):
+        build(workshop, backend(shell("true", chdir="apps")), archive)
 
 
 def test_a_step_sees_a_clean_environment(workshop: Workshop, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEAK", "x")
     step = shell("env > ../seen", chdir="public", environment={"STEP": "2", "BOTH": "step"})
-    recipe = Recipe("backend", "backend", (step,), environment={"ALL": "1", "BOTH": "all"})
+    wanted = backend(step, environment={"ALL": "1", "BOTH": "all"})
 
-    found = content(workshop, recipe, build(workshop, recipe, archive, TOKEN="secret"))["seen"].splitlines()
+    found = content(workshop, build(workshop, wanted, archive, TOKEN="secret"))["seen"].splitlines()
 
     variables = dict(line.split("=", 1) for line in found if not line.startswith(("PWD=", "OLDPWD=", "SHLVL=", "_=")))
     assert variables == {
@@ -244,20 +284,21 @@ def test_a_step_sees_a_clean_environment(workshop: Workshop, archive: Path, monk
         "STEP": "2",
         "BOTH": "step",
         "TOKEN": "secret",
+        "BUILD_ID": number_of(workshop, wanted, archive)[:20],
     }
 
 
 def test_what_is_collected_can_be_moved_and_the_later_entry_wins(workshop: Workshop, archive: Path) -> None:
-    recipe = Recipe("frontend", "frontend", collect=(Collected("public", "app/public"), Collected("artisan", "app/public/index.php")))
+    wanted = backend(collect=(Collected("public", "app/public"), Collected("artisan", "app/public/index.php")))
 
-    found = content(workshop, recipe, build(workshop, recipe, archive))
+    found = content(workshop, build(workshop, wanted, archive))
 
     assert found == {"app/public": "", "app/public/index.php": "php"}
 
 
 def test_what_is_collected_must_be_there(workshop: Workshop, archive: Path) -> None:
     with pytest.raises(LmsError, match=r"collect names \.next/standalone, which the steps did not make"):
-        build(workshop, Recipe("frontend", "frontend", collect=(Collected(".next/standalone", "."),)), archive)
+        build(workshop, backend(collect=(Collected(".next/standalone", "."),)), archive)
 
 
 @pytest.mark.parametrize(
@@ -279,19 +320,20 @@ def test_patterns_of_paths_to_leave_out(path: str, patterns: list[str], excluded
 
 
 INSTALL = shell("test -e vendor/installed || { mkdir -p vendor; cp composer.lock vendor/installed; echo fresh > fresh; }")
-WITH_DEPENDENCY = Recipe("backend", "backend", (INSTALL,), (Dependency(("composer.lock",), "vendor"),))
+WITH_DEPENDENCY = backend(INSTALL, dependencies=(Dependency(("composer.lock",), "vendor"),))
 
 
 def test_dependencies_are_there_for_the_next_build_with_the_same_lock(workshop: Workshop, archive: Path, tmp_path: Path) -> None:
-    first = content(workshop, WITH_DEPENDENCY, build(workshop, WITH_DEPENDENCY, archive))
+    first = content(workshop, build(workshop, WITH_DEPENDENCY, archive))
     changed = make_archive(tmp_path / "changed.tar", {**FILES, "artisan": "php 2"})
 
-    second = content(workshop, WITH_DEPENDENCY, build(workshop, WITH_DEPENDENCY, changed))
-    third = content(workshop, WITH_DEPENDENCY, build(workshop, WITH_DEPENDENCY, archive))
+    second = content(workshop, build(workshop, WITH_DEPENDENCY, changed))
+    again = make_archive(tmp_path / "again.tar", {**FILES, "artisan": "php 3"})
+    third = content(workshop, build(workshop, WITH_DEPENDENCY, again))
 
     assert "fresh" in first
     assert "fresh" not in second
-    assert {**second, "artisan": "php"} == third
+    assert {**second, "artisan": "php 3"} == third
     assert second["vendor/installed"] == "lock 1"
 
 
@@ -299,7 +341,7 @@ def test_dependencies_of_another_lock_are_installed_anew(workshop: Workshop, arc
     build(workshop, WITH_DEPENDENCY, archive)
     changed = make_archive(tmp_path / "changed.tar", {**FILES, "composer.lock": "lock 2"})
 
-    found = content(workshop, WITH_DEPENDENCY, build(workshop, WITH_DEPENDENCY, changed))
+    found = content(workshop, build(workshop, WITH_DEPENDENCY, changed))
 
     assert (found["fresh"], found["vendor/installed"]) == ("fresh\n", "lock 2")
 
@@ -313,36 +355,54 @@ def test_a_failed_build_gives_no_half_filled_dependencies_back(workshop: Worksho
     assert list(workshop.kept.iterdir()) == []
 
 
-def test_a_lock_file_that_is_not_there_is_named(workshop: Workshop, archive: Path) -> None:
-    recipe = Recipe("frontend", "frontend", dependencies=(Dependency(("pnpm-lock.yaml",), "node_modules"),))
+def test_without_a_lock_file_nothing_is_kept(workshop: Workshop, tmp_path: Path) -> None:
+    unlocked = make_archive(tmp_path / "unlocked.tar", {"artisan": "php"})
 
-    with pytest.raises(LmsError, match=r"frontend has no pnpm-lock\.yaml, which dependencies names"):
-        build(workshop, recipe, archive)
+    build(workshop, replace(WITH_DEPENDENCY, recipes=(Recipe("backend", (shell("mkdir vendor"),)),)), unlocked)
+
+    assert list(workshop.kept.iterdir()) == []
+
+
+def test_what_a_tool_prints_is_part_of_the_fingerprint(workshop: Workshop, archive: Path, tmp_path: Path) -> None:
+    version = tmp_path / "version"
+    version.write_text("8.4.1")
+    wanted = backend(tools=(("cat", str(version)),))
+    first = number_of(workshop, wanted, archive)
+    version.write_text("8.4.2")
+
+    assert number_of(workshop, wanted, archive) != first
+
+
+def test_a_tool_that_fails_is_named(workshop: Workshop, archive: Path) -> None:
+    with pytest.raises(CommandError, match="sh -c 'exit 3', which tools names, ended with status 3"):
+        workshop.inspect(backend(tools=(("sh", "-c", "exit 3"),)), archive)
+    with pytest.raises(CommandError, match="Building backend at abc1234 needs no-such-php, which is not installed"):
+        workshop.inspect(backend(tools=(("no-such-php",),)), archive)
 
 
 def test_what_a_killed_build_left_is_removed(workshop: Workshop, archive: Path) -> None:
-    recipe = Recipe("backend", "backend", (shell("! test -e stale"),))
+    wanted = backend(shell("! test -e stale"))
     (workshop.work / "backend" / "source").mkdir(parents=True)
     (workshop.work / "backend" / "source" / "stale").write_text("")
     workshop.artifacts.mkdir()
-    (workshop.artifacts / f".backend-{workshop.inspect(recipe, archive)[:16]}.tar.gz.tmp").write_text("half")
+    (workshop.artifacts / f".backend-{number_of(workshop, wanted, archive)[:16]}.tar.gz.tmp").write_text("half")
 
-    build(workshop, recipe, archive)
+    build(workshop, wanted, archive)
 
     assert list(workshop.work.iterdir()) == []
     assert [path.suffix for path in sorted(workshop.artifacts.iterdir())] == [".json", ".gz"]
 
 
 def test_two_builds_of_a_name_wait_for_each_other(workshop: Workshop, archive: Path) -> None:
-    recipe = Recipe("backend", "backend")
+    wanted = backend()
     begin, entered = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
         os.read(begin[0], 1)
-        with workshop.locked(recipe):
+        with workshop.locked(wanted):
             os.write(entered[1], b"child")
         os._exit(0)
-    with workshop.locked(recipe):
+    with workshop.locked(wanted):
         os.write(begin[1], b".")
         with (
             pytest.raises(LmsError, match="Another build of backend is still at work"),
@@ -356,39 +416,41 @@ def test_two_builds_of_a_name_wait_for_each_other(workshop: Workshop, archive: P
 
 
 def test_what_was_not_used_for_longest_goes_first(workshop: Workshop, archive: Path, tmp_path: Path) -> None:
-    recipe = replace(WITH_DEPENDENCY, steps=())
     names = []
     for number in range(4):
-        artifact = build(workshop, recipe, make_archive(tmp_path / "source.tar", {**FILES, "artisan": str(number)}))
-        path = workshop.path_of(recipe, artifact.fingerprint)
+        artifact = build(workshop, backend(), make_archive(tmp_path / "source.tar", {**FILES, "artisan": str(number)}))
+        path = workshop.path_of("backend", artifact.fingerprint)
         names.append(path.name)
         os.utime(path.with_name(path.name.replace(".tar.gz", ".json")), (number + 1000, number + 1000))
-    other = Recipe("backend-admin", "admin")
-    build(workshop, other, archive)
-    (workshop.artifacts / "backend-0123456789abcdef.tar.gz").write_text("no record")
-    oldest = workshop.inspect(recipe, make_archive(tmp_path / "source.tar", {**FILES, "artisan": "0"}))
+    build(workshop, backend(name="backend-admin"), archive)
+    for orphan in ("backend-0123456789abcdef.tar.gz", ".backend-fedcba9876543210.tar.gz.tmp", ".backend-admin-fedcba9876543210.tar.gz.tmp"):
+        (workshop.artifacts / orphan).write_text("half")
+    oldest = make_archive(tmp_path / "source.tar", {**FILES, "artisan": "0"})
 
-    removed = workshop.tidy(recipe, oldest, keep=2)
+    removed = workshop.tidy(backend(), oldest, provide(workshop, backend(), oldest), keep=2)
 
     assert removed == sorted(["backend-0123456789abcdef.tar.gz", names[1], names[2]])
-    left = sorted(path.name for path in workshop.artifacts.glob("*.tar.gz"))
-    assert [name for name in left if not name.startswith("backend-admin")] == sorted([names[0], names[3]])
-    assert len(left) == 3
+    left = sorted(path.name for path in workshop.artifacts.iterdir() if not path.name.endswith(".json"))
+    assert [name for name in left if "admin" not in name] == sorted([names[0], names[3]])
+    assert ".backend-admin-fedcba9876543210.tar.gz.tmp" in left
 
 
-def test_the_newest_are_kept_and_what_is_in_use(tmp_path: Path) -> None:
-    paths = [tmp_path / str(number) for number in range(4)]
-    for number, path in enumerate(paths, start=1):
-        path.write_text("")
-        os.utime(path, (number, number))
+def test_dependencies_of_the_last_two_locks_are_kept(workshop: Workshop, tmp_path: Path) -> None:
+    archives = [make_archive(tmp_path / f"{number}.tar", {**FILES, "composer.lock": f"lock {number}"}) for number in range(3)]
+    for number, changed in enumerate(archives):
+        made = provide(workshop, WITH_DEPENDENCY, changed)
+        for kept in workshop.kept.iterdir():
+            os.utime(kept, (kept.stat().st_mtime - 10, kept.stat().st_mtime - 10))
+        (workshop.kept / f".backend-{number}.new").mkdir()
+        workshop.tidy(WITH_DEPENDENCY, changed, made, keep=5)
 
-    assert oldest_beyond(paths, 2, paths[0]) == [paths[2], paths[1]]
-    assert oldest_beyond(paths, 0, None) == [paths[2], paths[1], paths[0]]
+    assert sorted(path.read_text() for path in workshop.kept.glob("*/*/installed")) == ["lock 1", "lock 2"]
+    assert len(list(workshop.kept.iterdir())) == 2
 
 
 def test_a_real_tar_unpacks_an_artifact_and_sha256sum_proves_it(workshop: Workshop, archive: Path, tmp_path: Path) -> None:
-    recipe = Recipe("backend", "backend")
-    path = workshop.path_of(recipe, build(workshop, recipe, archive).fingerprint)
+    wanted = backend()
+    path = workshop.path_of("backend", build(workshop, wanted, archive).fingerprint)
     target = tmp_path / "target"
     target.mkdir()
 
@@ -398,33 +460,56 @@ def test_a_real_tar_unpacks_an_artifact_and_sha256sum_proves_it(workshop: Worksh
     assert sorted(found.name for found in target.iterdir()) == [MANIFEST, "artisan", "composer.lock", "public", "tests"]
 
 
-def test_a_recipe_is_read_from_options() -> None:
+def test_a_build_is_read_from_options() -> None:
     params = {
         **PARAMS,
         "source": "backend at abc1234",
         "steps": [{"argv": ["composer", "install"], "chdir": "./api/", "environment": {"A": 1, "B": None}}],
         "dependencies": [{"lock": ["composer.lock"], "directory": "vendor"}],
-        "collect": [{"from": "public", "to": "."}],
+        "collect": [{"from": "public", "to": ".", "optional": True}],
         "exclude": [".git"],
         "required": ["artisan"],
-        "environment": {"C": True},
+        "environment": {"C": True, "D": {"http-basic": {}}},
         "fingerprint_extra": ["8.4"],
+        "tools": [["php", "--version"]],
         "umask": "027",
     }
 
-    assert recipe_from(params) == Recipe(
+    assert build_from(params) == Build(
         "backend",
         "backend at abc1234",
-        (Step(("composer", "install"), "api", {"A": "1", "B": ""}),),
+        (
+            Recipe(
+                "backend",
+                (Step(("composer", "install"), "api", {"A": "1", "B": ""}),),
+                (Collected("public", ".", optional=True),),
+                (".git",),
+            ),
+        ),
+        (),
         (Dependency(("composer.lock",), "vendor"),),
-        (Collected("public", "."),),
-        (".git",),
         ("artisan",),
-        {"C": "True"},
+        {"C": "True", "D": '{"http-basic": {}}'},
         ["8.4"],
+        (("php", "--version"),),
         0o027,
     )
-    assert recipe_from(PARAMS) == Recipe("backend", "backend")
+    assert build_from(PARAMS) == Build("backend", "backend", (RECIPE,))
+
+
+ENTRY: dict[str, Any] = {"name": "student", "package": "", "steps": [], "collect": None, "exclude": []}
+
+
+def test_several_artifacts_share_the_steps_of_their_source() -> None:
+    steps = [{"argv": ["pnpm", "install"], "chdir": ".", "environment": {}}]
+    entry = {**ENTRY, "package": "apps/student", "steps": [{"argv": ["pnpm", "build"], "chdir": ".", "environment": {}}]}
+
+    assert build_from({**PARAMS, "name": "frontend", "steps": steps, "artifacts": [entry]}) == Build(
+        "frontend",
+        "frontend",
+        (Recipe("student", (Step(("pnpm", "build")),), package="apps/student"),),
+        (Step(("pnpm", "install")),),
+    )
 
 
 @pytest.mark.parametrize(
@@ -440,22 +525,43 @@ def test_a_recipe_is_read_from_options() -> None:
         {"collect": [{"from": ".", "to": "/etc"}]},
         {"required": ["../x"]},
         {"umask": "9"},
+        {"tools": [[]]},
+        {"artifacts": []},
+        {"artifacts": [{**ENTRY, "name": "backend"}]},
+        {"artifacts": [ENTRY, ENTRY]},
+        {"artifacts": [{**ENTRY, "name": "../x"}]},
+        {"artifacts": [{**ENTRY, "package": "../x"}]},
     ],
 )
 def test_hostile_options_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(LmsError):
-        recipe_from({**PARAMS, **wrong})
+        build_from({**PARAMS, **wrong})
 
 
 def test_a_result_says_nothing_of_what_is_not_known_yet() -> None:
-    assert result(Artifact("", "", 0, 0), Path("/x"), reused=False) == {
+    nothing: dict[str, Any] = {"artifact": "", "sha256": "", "size": 0, "files": 0, "fingerprint": "", "steps": [], "seconds": 0.0}
+
+    assert result(backend(), [Provided("backend", "", NOT_KNOWN, built=True)]) == {
+        **nothing,
         "changed": True,
-        "artifact": "",
-        "sha256": "",
-        "size": 0,
-        "files": 0,
-        "fingerprint": "",
+        "artifacts": [{**nothing, "name": "backend", "built": True}],
         "reused": False,
-        "steps": [],
+        "summary": ["backend: would be built"],
         "removed": [],
     }
+
+
+def test_the_summary_tells_what_took_the_time() -> None:
+    artifact = Artifact("f", "s", 1, 1)
+    step = {"argv": ["pnpm", "run", "build"], "seconds": 19.84}
+    provided = [
+        Provided("frontend-student", "/x", artifact, built=True, seconds=21.3, steps=(step,)),
+        Provided("frontend-admin", "/x", artifact, built=False),
+    ]
+
+    assert summary(backend(name="frontend"), provided, [{"argv": ["pnpm", "install"], "seconds": 1.0}]) == [
+        "frontend: pnpm install, 1.0 s",
+        "frontend-student: pnpm run build, 19.8 s",
+        "frontend-student: built in 21.3 s",
+        "frontend-admin: unchanged, used again",
+    ]
