@@ -66,6 +66,14 @@ class Location:
 
 
 @dataclass(frozen=True)
+class Access:
+    """How git proves itself to the repository's host, beyond what its own configuration says."""
+
+    ssh_key: Path | None = None
+    new_host_key_accepted: bool = False
+
+
+@dataclass(frozen=True)
 class Resolved:
     """What a version is."""
 
@@ -140,9 +148,14 @@ def check_version(version: str) -> None:
         raise LmsError(f"version is {version!r}, which is no name of a branch, tag or commit.")
 
 
-def release_id(now: datetime, commit: str) -> str:
-    """Return the id of a release: the time in UTC and the short commit."""
-    return f"{now.astimezone(timezone.utc):%Y%m%d%H%M%S}-{commit[:SHORT]}"
+def release_id(now: datetime, commit: str, dirty: bool = False) -> str:
+    """Return the id of a release: the time in UTC and the short commit, with a mark where it holds more than the commit."""
+    return f"{now.astimezone(timezone.utc):%Y%m%d%H%M%S}-{short_commit(commit, dirty)}"
+
+
+def short_commit(commit: str, dirty: bool = False) -> str:
+    """Return the first digits of a commit, with a mark where it is not all."""
+    return commit[:SHORT] + ("-dirty" if dirty else "")
 
 
 def near_names(wanted: str, names: list[str]) -> list[str]:
@@ -157,14 +170,18 @@ def near_names(wanted: str, names: list[str]) -> list[str]:
 class Source:
     """A git repository, seen through a bare mirror on this host."""
 
-    def __init__(self, location: Location, cache: Path, run_command: RunCommand, git: str = "git") -> None:
+    def __init__(self, location: Location, cache: Path, run_command: RunCommand, git: str = "git", access: Access | None = None) -> None:
         self.location = location
         self.cache = cache
-        self.mirror = cache / location.key
+        self.mirror = cache.absolute() / location.key
         self._run_command = run_command
         self._git = git
+        self.access = access or Access()
+        self._ssh: str | None = None
+        if self.access.ssh_key is not None and not os.access(self.access.ssh_key, os.R_OK):
+            raise LmsError(f"ssh_key is {self.access.ssh_key}, which cannot be read. Name a private key of the user who runs Ansible.")
 
-    def archive_directories(self, version: str, paths: list[str], destination: Path | None) -> dict[str, Any]:
+    def archive_directories(self, version: str, paths: list[str], destination: Path | None, uncommitted: str = "refused") -> dict[str, Any]:
         """Resolve a version and archive directories of its commit; without a destination nothing is archived."""
         check_version(version)
         wanted = {path: path if path == "." else relative_path(path, "paths") for path in paths}
@@ -172,10 +189,11 @@ class Source:
         with locked(self.cache / f".{self.location.key}.lock", f"Another look into {self.location.shown}", 600):
             self._prepare()
             resolved = self.resolve(version)
-            trees = {path: self._tree(resolved.commit, clean) for path, clean in wanted.items()}
+            top, changes = self._with_changes(resolved, uncommitted) if version == "HEAD" else (resolved.commit, [])
+            trees = {path: self._tree(top, clean) for path, clean in wanted.items()}
             made = [self._archive(tree, destination) for tree in dict.fromkeys(trees.values())] if destination else []
             subject = self._read("log", "-1", "--format=%s", resolved.commit).strip()
-        return {"resolved": resolved, "trees": trees, "subject": subject, "made": made}
+        return {"resolved": resolved, "trees": trees, "subject": subject, "made": made, "changes": changes}
 
     # Git
 
@@ -186,9 +204,22 @@ class Source:
             "GIT_TERMINAL_PROMPT": "0",
             "LC_ALL": "C.UTF-8",
         }
-        if "GIT_SSH_COMMAND" not in os.environ and "GIT_SSH" not in os.environ:
-            environment["GIT_SSH_COMMAND"] = "ssh -o BatchMode=yes -o ConnectTimeout=15"
-        return environment
+        ssh = self._ssh_command(environment)
+        return {**environment, "GIT_SSH_COMMAND": ssh} if ssh else environment
+
+    def _ssh_command(self, environment: Mapping[str, str]) -> str:
+        """Return how git calls ssh, which asks nothing; empty where the user has said it, and the options say nothing else."""
+        if self._ssh is None:
+            words = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15"]
+            if self.access.ssh_key:
+                words += ["-i", str(self.access.ssh_key), "-o", "IdentitiesOnly=yes"]
+            if self.access.new_host_key_accepted:
+                words += ["-o", "StrictHostKeyChecking=accept-new"]
+            # The environment would override the program that the user's configuration of git names.
+            configured = [self._git, "-C", "/", "config", "--get", "core.sshCommand"]
+            said = {"GIT_SSH_COMMAND", "GIT_SSH"} & set(os.environ) or self._run_command(configured, environment)[0] == 0
+            self._ssh = "" if said and self.access == Access() else shlex.join(words)
+        return self._ssh
 
     def _run(self, *arguments: str, environment: Mapping[str, str] | None = None) -> tuple[int, str, str]:
         """Run git on the mirror."""
@@ -196,9 +227,9 @@ class Source:
         argv = [self._git, f"--git-dir={self.mirror}", *settings, *arguments]
         return self._run_command(argv, {**self._environment(), **(environment or {})})
 
-    def _read(self, *arguments: str) -> str:
+    def _read(self, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
         """Return the output of a git command that must succeed."""
-        status, output, errors = self._run(*arguments)
+        status, output, errors = self._run(*arguments, environment=environment)
         if status != 0:
             raise CommandError(
                 f"git {arguments[0]} on the mirror of {self.location.shown} ended with status {status}.",
@@ -364,6 +395,42 @@ class Source:
             branches=branches[:_NAMES_SHOWN],
             tags=tags[-_NAMES_SHOWN:],
         )
+
+    # Working copies
+
+    def _with_changes(self, resolved: Resolved, uncommitted: str) -> tuple[str, list[str]]:
+        """Return what to archive of a working copy, the commit or a tree of all that is there, and what the tree changes."""
+        directory = self.location.local_directory
+        if uncommitted == "ignored" or directory is None or not (directory / ".git").exists():
+            return resolved.commit, []
+        tree = self._tree_of_files(directory, resolved.commit)
+        changes = self._read("diff-tree", "-r", "-z", "--name-only", "--no-renames", resolved.commit, tree).split("\0")
+        changes = [path for path in changes if path]
+        if changes and uncommitted == "refused":
+            shown = ", ".join(changes[:_NAMES_SHOWN]) + (", ..." if len(changes) > _NAMES_SHOWN else "")
+            raise LmsError(
+                f"The working copy {directory} has changes that are not committed: {shown}. "
+                "Commit them, name a version, or set uncommitted to included or ignored.",
+                changes=changes,
+            )
+        return (tree if changes else resolved.commit), changes
+
+    def _tree_of_files(self, directory: Path, commit: str) -> str:
+        """Write the files of a working copy into the mirror as a tree. The copy's own repository is not written to."""
+        index = self.mirror / "uncommitted.index"
+        index.unlink(missing_ok=True)
+        own_excludes = directory / ".git" / "info" / "exclude"
+        excludes = self.mirror / "info" / "exclude"
+        excludes.parent.mkdir(exist_ok=True)
+        excludes.write_bytes(own_excludes.read_bytes() if own_excludes.is_file() else b"")
+        environment = {"GIT_INDEX_FILE": str(index)}
+        files = ["-c", "core.bare=false", f"--work-tree={directory}"]
+        try:
+            self._read("read-tree", commit, environment=environment)
+            self._read(*files, "-C", str(directory), "add", "--all", environment=environment)
+            return self._read("write-tree", environment=environment).strip()
+        finally:
+            index.unlink(missing_ok=True)
 
     # Trees
 

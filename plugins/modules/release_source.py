@@ -23,8 +23,32 @@ options:
   repository:
     description:
       - The repository, as an absolute path or a URL.
+      - A working copy of this host is one, too. See O(uncommitted).
     type: str
     required: true
+  ssh_key:
+    description:
+      - The private key for a repository over SSH, such as a deploy key. Without it git's and SSH's own configuration decide.
+    type: path
+  accept_newhostkey:
+    description:
+      - Whether the key of an SSH host that C(known_hosts) does not have is accepted and added there. A key that changed is never accepted.
+    type: bool
+    default: false
+  uncommitted:
+    description:
+      - What happens to changes in a working copy that are not committed, if O(version=HEAD). Files that git ignores do not count.
+      - V(refused) is an error that names them.
+      - V(ignored) takes the commit without them.
+      - V(included) archives the files as they are. RV(release) and RV(short_commit) then end in C(-dirty).
+    type: str
+    choices: [refused, ignored, included]
+    default: refused
+  keep:
+    description:
+      - How many archives to keep in O(destination). Those that were not used for longest go first. Other files are left alone.
+    type: int
+    default: 10
   version:
     description:
       - The branch, tag or commit. A commit may be shortened to seven digits or more.
@@ -91,7 +115,7 @@ commit:
   type: str
   sample: abc1234567890abc1234567890abc1234567890a
 short_commit:
-  description: The first seven digits of the commit.
+  description: The first seven digits of the commit, followed by C(-dirty) if RV(uncommitted) is not empty.
   returned: always
   type: str
   sample: abc1234
@@ -120,6 +144,12 @@ ambiguous:
   returned: always
   type: bool
   sample: false
+uncommitted:
+  description: The paths of the working copy that are archived otherwise than in the commit.
+  returned: always
+  type: list
+  elements: str
+  sample: []
 trees:
   description: The id of each directory's content. It changes only if something in the directory does.
   returned: always
@@ -138,32 +168,37 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.bitflow.lms.plugins.module_utils._archive import remove_old_archives
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._source import (
-    SHORT,
+    Access,
     Source,
     archive_path,
     parse_location,
     release_id,
+    short_commit,
 )
 
 
 def run(source: Source, params: dict[str, Any], now: datetime, check_mode: bool) -> dict[str, Any]:
     """Resolve and archive, and return the module's result."""
     destination = Path(params["destination"])
-    found = source.archive_directories(params["version"], params["paths"], None if check_mode else destination)
-    resolved, trees = found["resolved"], found["trees"]
+    found = source.archive_directories(params["version"], params["paths"], None if check_mode else destination, params["uncommitted"])
+    resolved, trees, dirty = found["resolved"], found["trees"], bool(found["changes"])
     archives = {path: archive_path(destination, tree) for path, tree in trees.items()}
+    if not check_mode:
+        remove_old_archives(list(archives.values()), params["keep"])
     return {
         "changed": any(found["made"]) or any(not archive.is_file() for archive in archives.values()),
-        "release": release_id(now, resolved.commit),
+        "release": release_id(now, resolved.commit, dirty),
         "commit": resolved.commit,
-        "short_commit": resolved.commit[:SHORT],
+        "short_commit": short_commit(resolved.commit, dirty),
         "subject": found["subject"],
         "version": params["version"],
         "kind": resolved.kind,
         "ref": resolved.ref,
         "ambiguous": resolved.ambiguous,
+        "uncommitted": found["changes"],
         "trees": trees,
         "archives": {path: str(archive) for path, archive in archives.items()},
     }
@@ -175,6 +210,10 @@ def main() -> None:
         argument_spec={
             "repository": {"type": "str", "required": True},
             "version": {"type": "str", "required": True},
+            "ssh_key": {"type": "path", "no_log": False},
+            "accept_newhostkey": {"type": "bool", "default": False, "no_log": False},
+            "uncommitted": {"type": "str", "choices": ["refused", "ignored", "included"], "default": "refused"},
+            "keep": {"type": "int", "default": 10},
             "cache": {"type": "path", "required": True},
             "destination": {"type": "path", "required": True},
             "paths": {"type": "list", "elements": "str", "default": ["."]},
@@ -189,7 +228,9 @@ def main() -> None:
     try:
         location = parse_location(module.params["repository"])
         module.no_log_values.update(location.secrets)
-        source = Source(location, Path(module.params["cache"]), run_command, module.get_bin_path("git", required=True))
+        key = module.params["ssh_key"]
+        access = Access(Path(key) if key else None, module.params["accept_newhostkey"])
+        source = Source(location, Path(module.params["cache"]), run_command, module.get_bin_path("git", required=True), access)
         outcome = run(source, module.params, datetime.now(timezone.utc), module.check_mode)
     except LmsError as error:
         module.fail_json(**error.as_result())

@@ -9,6 +9,7 @@ import base64
 import functools
 import http.server
 import os
+import ssl
 import subprocess
 import tarfile
 import threading
@@ -20,6 +21,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._source import (
+    Access,
     Location,
     Source,
     check_version,
@@ -298,6 +300,17 @@ def test_hostile_versions_are_refused_or_not_found(repository: Repository, tmp_p
     assert not any("pwned" in name for _top, _names, files in os.walk(tmp_path) for name in files)
 
 
+SHELLISH = "feature/$(touch${IFS}pwned);touch`pwned`'&|<x>\"!"
+
+
+def test_a_branch_with_shell_metacharacters_is_plain_data(repository: Repository, tmp_path: Path, git: Git) -> None:
+    repository.git("switch", "--quiet", "--create", SHELLISH)
+    commit = repository.commit(backend="shellish")
+
+    assert resolve(repository, SHELLISH, tmp_path, git) == (commit, f"refs/heads/{SHELLISH}", "branch")
+    assert not any("pwned" in name for _top, _names, files in os.walk(tmp_path) for name in files if SHELLISH.rpartition("/")[2] != name)
+
+
 @pytest.mark.parametrize("version", ["main", "feature/x-1", "v1.0.0", "release_2", "abc1234", "x;y"])
 def test_names_of_branches_are_accepted(version: str) -> None:
     check_version(version)
@@ -379,7 +392,8 @@ def test_git_never_asks_and_keeps_to_the_allowed_transports(repository: Reposito
 
     expected = {"GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh", "LC_ALL": "C.UTF-8"}
     assert all(expected.items() <= environment.items() for environment in git.environments)
-    assert all("BatchMode=yes" in environment["GIT_SSH_COMMAND"] for environment in git.environments)
+    assert git.calls[0][1:] == ["-C", "/", "config", "--get", "core.sshCommand"]
+    assert all("BatchMode=yes" in environment["GIT_SSH_COMMAND"] for environment in git.environments[1:])
 
 
 def test_what_a_killed_git_left_in_the_mirror_does_no_harm(repository: Repository, tmp_path: Path, git: Git) -> None:
@@ -421,6 +435,128 @@ class Server(http.server.SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
+FAKE_SSH = """#!/bin/sh
+printf '%s\\n' "$@" > "$SSH_LOG"
+for command; do :; done
+exec sh -c "$command"
+"""
+
+
+@pytest.fixture
+def ssh_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put a program in ssh's place that runs the command on this host, and return where it writes how it was called."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ssh").write_text(FAKE_SSH)
+    (tmp_path / "bin" / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.setenv("SSH_LOG", str(tmp_path / "ssh.log"))
+    for name in ("GIT_SSH_COMMAND", "GIT_SSH"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "ssh.log"
+
+
+@pytest.mark.parametrize("prefix", ["git@example.com:", "ssh://git@example.com:2222"])
+@pytest.mark.parametrize("version", ["main", "v1.0.0"])
+def test_a_repository_over_ssh_is_read(repository: Repository, tmp_path: Path, git: Git, ssh_log: Path, prefix: str, version: str) -> None:
+    source = source_of(f"{prefix}{repository.path}", tmp_path, git)
+
+    found = source.archive_directories(version, ["backend"], tmp_path / "archives")
+
+    assert found["resolved"].commit == repository.git("rev-parse", f"{version}^{{commit}}")
+    assert found["made"] == [True]
+    told = ssh_log.read_text().splitlines()
+    assert {"BatchMode=yes", "ConnectTimeout=15", "git@example.com"} <= set(told)
+    assert not {"-i", "StrictHostKeyChecking=accept-new"} & set(told)
+
+
+def test_a_key_and_a_new_host_are_told_to_ssh(repository: Repository, tmp_path: Path, git: Git, ssh_log: Path) -> None:
+    key = tmp_path / "the key; touch pwned"
+    key.write_text("secret")
+    location = parse_location(f"git@example.com:{repository.path}")
+
+    Source(location, tmp_path / "cache", git, access=Access(key, new_host_key_accepted=True)).archive_directories("main", ["."], None)
+
+    told = ssh_log.read_text().splitlines()
+    assert told[told.index("-i") + 1] == str(key)
+    assert {"IdentitiesOnly=yes", "StrictHostKeyChecking=accept-new"} <= set(told)
+    assert not any("pwned" in name for _top, _names, files in os.walk(tmp_path) for name in files if name != key.name)
+
+
+def test_a_key_that_is_not_there_is_named(tmp_path: Path, git: Git) -> None:
+    with pytest.raises(LmsError, match="ssh_key is /nowhere, which cannot be read"):
+        Source(parse_location("git@example.com:lms.git"), tmp_path, git, access=Access(Path("/nowhere")))
+
+
+def test_how_the_user_calls_ssh_is_respected(repository: Repository, tmp_path: Path, git: Git, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_SSH_COMMAND", "ssh -F /home/me/config")
+
+    resolve(repository, "main", tmp_path, git)
+
+    assert not any("GIT_SSH_COMMAND" in environment for environment in git.environments)
+
+
+@pytest.fixture
+def working_copy(repository: Repository) -> Repository:
+    """Return a working copy with a change, a new file and a removed one, none committed, and a file that git ignores."""
+    (repository.path / ".gitignore").write_text("*.log\n")
+    repository.commit(docs="1")
+    (repository.path / "backend" / "file").write_text("changed")
+    (repository.path / "backend" / "new").write_text("new")
+    (repository.path / "backend" / "debug.log").write_text("ignored")
+    (repository.path / "frontend" / "file").unlink()
+    return repository
+
+
+def names_in_archive(archive: Path) -> dict[str, str]:
+    """Return the files of an archive."""
+    with tarfile.open(archive) as tar:
+        found = {member.name: tar.extractfile(member) for member in tar if member.isreg()}
+        return {name: stream.read().decode() for name, stream in found.items() if stream}
+
+
+CHANGES = ["backend/file", "backend/new", "frontend/file"]
+
+
+def test_what_is_not_committed_is_refused(working_copy: Repository, tmp_path: Path, git: Git) -> None:
+    with pytest.raises(LmsError, match=r"not committed: backend/file, backend/new, frontend/file\. Commit them") as caught:
+        source_of(working_copy, tmp_path, git).archive_directories("HEAD", ["."], tmp_path / "archives")
+
+    assert caught.value.details == {"changes": CHANGES}
+    assert not (tmp_path / "archives").exists()
+
+
+def test_what_is_not_committed_is_included(working_copy: Repository, tmp_path: Path, git: Git) -> None:
+    before = working_copy.git("status", "--porcelain"), (working_copy.path / ".git" / "index").read_bytes()
+
+    found = source_of(working_copy, tmp_path, git).archive_directories("HEAD", ["backend"], tmp_path / "archives", "included")
+
+    assert found["changes"] == CHANGES
+    assert found["resolved"].commit == working_copy.git("rev-parse", "HEAD")
+    assert names_in_archive(tmp_path / "archives" / f"{found['trees']['backend']}.tar") == {"file": "changed", "new": "new"}
+    assert (working_copy.git("status", "--porcelain"), (working_copy.path / ".git" / "index").read_bytes()) == before
+
+
+def test_what_is_not_committed_is_ignored(working_copy: Repository, tmp_path: Path, git: Git) -> None:
+    found = source_of(working_copy, tmp_path, git).archive_directories("HEAD", ["backend"], tmp_path / "archives", "ignored")
+
+    assert found["changes"] == []
+    assert names_in_archive(tmp_path / "archives" / f"{found['trees']['backend']}.tar") == {"file": "2"}
+
+
+def test_a_version_by_name_is_what_was_committed(working_copy: Repository, tmp_path: Path, git: Git) -> None:
+    assert source_of(working_copy, tmp_path, git).archive_directories("main", ["."], None)["changes"] == []
+
+
+def test_a_clean_working_copy_is_its_commit(repository: Repository, tmp_path: Path, git: Git) -> None:
+    found = source_of(repository, tmp_path, git).archive_directories("HEAD", ["."], None, "included")
+
+    assert (found["changes"], found["trees"]) == ([], {".": repository.git("rev-parse", "HEAD^{tree}")})
+
+
+def test_what_is_more_than_its_commit_says_so() -> None:
+    assert release_id(datetime(2026, 11, 23, 21, 0, tzinfo=timezone.utc), "abc1234567", dirty=True) == "20261123210000-abc1234-dirty"
+
+
 @pytest.fixture
 def server(repository: Repository, tmp_path: Path) -> Iterator[str]:
     """Serve the repository over HTTP; return host and port."""
@@ -445,6 +581,31 @@ def test_a_password_reaches_the_server_without_standing_on_a_command_line(
     told = str(git.calls) + str(git.environments)
     assert not any(secret in told for secret in ("p@ss", "p%40ss"))
     assert not any("p%40ss" in path.read_text(errors="replace") for path in (tmp_path / "cache").rglob("*") if path.is_file())
+
+
+def test_a_repository_over_https_is_read_and_its_certificate_is_checked(
+    repository: Repository, tmp_path: Path, git: Git, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    request = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*request, *names, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    subprocess.run(["git", "clone", "--quiet", "--bare", str(repository.path), str(tmp_path / "web" / "lms.git")], check=True)
+    subprocess.run(["git", "-C", str(tmp_path / "web" / "lms.git"), "update-server-info"], check=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    handler = functools.partial(Server, directory=str(tmp_path / "web"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as found:
+        found.socket = context.wrap_socket(found.socket, server_side=True)
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        source = source_of(f"https://me:p%40ss%20word@127.0.0.1:{found.server_port}/lms.git", tmp_path, git)
+        with pytest.raises(LmsError, match="cannot be read"):
+            source.archive_directories("main", ["."], None)
+        monkeypatch.setenv("GIT_SSL_CAINFO", str(certificate))
+
+        assert source.archive_directories("v1.0.0", ["."], None)["resolved"].commit == repository.git("rev-parse", "v1.0.0^{commit}")
+        found.shutdown()
 
 
 def test_a_wrong_password_is_an_error_that_does_not_show_it(tmp_path: Path, git: Git, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
