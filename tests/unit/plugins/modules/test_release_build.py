@@ -1,7 +1,7 @@
 # Copyright: Bitflow LMS contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The modules release_source and release_artifact, one after the other as a deploy runs them."""
+"""The modules release_source, release_artifact and release_bundle, one after the other as a build runs them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from ansible_collections.bitflow.lms.plugins.module_utils._artifact import Workshop
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import CommandError, LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._source import Source, parse_location
-from ansible_collections.bitflow.lms.plugins.modules import release_artifact, release_source
+from ansible_collections.bitflow.lms.plugins.modules import release_artifact, release_bundle, release_source
 
 NOW = datetime(2026, 11, 23, 21, 0, tzinfo=timezone.utc)
 
@@ -44,7 +44,7 @@ def repository(tmp_path: Path) -> Path:
 
 def source(repository: Path, tmp_path: Path, check_mode: bool = False) -> dict[str, Any]:
     """Run release_source."""
-    params = {"version": "main", "paths": ["backend"], "destination": str(tmp_path / "archives")}
+    params = {"version": "main", "paths": ["backend"], "destination": str(tmp_path / "archives"), "uncommitted": "refused", "keep": 10}
     return release_source.run(Source(parse_location(str(repository)), tmp_path / "cache", git), params, NOW, check_mode)
 
 
@@ -56,6 +56,8 @@ def artifact(tmp_path: Path, archive: str, check_mode: bool = False, **values: A
         "archive": archive,
         "steps": [],
         "dependencies": [],
+        "artifacts": None,
+        "tools": [],
         "collect": None,
         "exclude": [],
         "required": ["artisan"],
@@ -87,6 +89,7 @@ def test_a_source_is_archived_once(repository: Path, tmp_path: Path) -> None:
         "kind": "branch",
         "ref": "refs/heads/main",
         "ambiguous": False,
+        "uncommitted": [],
         "trees": {"backend": tree},
         "archives": {"backend": f"{tmp_path}/archives/{tree}.tar"},
     }
@@ -105,11 +108,16 @@ def test_an_artifact_is_built_once(repository: Path, tmp_path: Path) -> None:
     first = artifact(tmp_path, archive, **values)
     again = artifact(tmp_path, archive, **{**values, "secret_environment": {"TOKEN": "another"}})
 
-    assert foreseen == {**first, "sha256": "", "size": 0, "files": 0, "steps": []}
+    unknown = {"sha256": "", "size": 0, "files": 0, "steps": []}
+    entry = first["artifacts"][0]
+    assert foreseen == {**first, **unknown, "artifacts": [{**entry, **unknown}], "summary": ["backend: would be built"]}
+    assert entry == {key: first[key] for key in entry if key in first} | {"name": "backend", "built": True}
     assert first["steps"] == [{"argv": ["sh", "-c", "echo $TOKEN > built"], "seconds": 0.0}]
     assert (first["changed"], first["reused"], first["files"]) == (True, False, 2)
     assert first["artifact"] == f"{tmp_path}/build/artifacts/backend-{first['fingerprint'][:16]}.tar.gz"
-    assert again == {**first, "changed": False, "reused": True, "steps": []}
+    entry = {**entry, "built": False, "steps": []}
+    summary = ["backend: unchanged, used again"]
+    assert again == {**first, "changed": False, "reused": True, "steps": [], "artifacts": [entry], "summary": summary}
     assert artifact(tmp_path, archive, check_mode=True, **values) == again
     assert "secret" not in str(first)
 
@@ -117,17 +125,7 @@ def test_an_artifact_is_built_once(repository: Path, tmp_path: Path) -> None:
 def test_check_mode_fresh_host_passes_without_a_source_archive(tmp_path: Path) -> None:
     result = artifact(tmp_path, "/nowhere", check_mode=True)
 
-    assert result == {
-        "changed": True,
-        "artifact": "",
-        "sha256": "",
-        "size": 0,
-        "files": 0,
-        "fingerprint": "",
-        "reused": False,
-        "steps": [],
-        "removed": [],
-    }
+    assert (result["changed"], result["artifact"], result["sha256"], result["summary"]) == (True, "", "", ["backend: would be built"])
     with pytest.raises(LmsError, match="is not on this host"):
         artifact(tmp_path, "/nowhere")
 
@@ -142,3 +140,68 @@ def test_a_step_that_fails_fails_the_task_and_the_next_run_tries_again(repositor
     flag.write_text("")
 
     assert artifact(tmp_path, archive, steps=steps)["changed"] is True
+
+
+def bundle(tmp_path: Path, check_mode: bool = False, **values: Any) -> dict[str, Any]:
+    """Run release_bundle."""
+    params = {
+        "path": str(tmp_path / "lms.tar"),
+        "state": "present",
+        "artifacts": None,
+        "directory": None,
+        "metadata": {},
+        "destination": None,
+        "sha256": None,
+        "keep": 5,
+        **values,
+    }
+    return release_bundle.run(params, check_mode)
+
+
+def test_a_bundle_is_written_once_and_unpacked_once(repository: Path, tmp_path: Path) -> None:
+    built = artifact(tmp_path, source(repository, tmp_path)["archives"]["backend"])["artifacts"]
+    present: dict[str, Any] = {"artifacts": built, "metadata": {"version": "main"}}
+    foreseen = bundle(tmp_path, check_mode=True, **present)
+    assert not (tmp_path / "lms.tar").exists()
+    written = bundle(tmp_path, **present)
+
+    entry = {key: built[0][key] for key in ("name", "artifact", "sha256", "size", "files", "fingerprint")}
+    assert written == {
+        "changed": True,
+        "path": f"{tmp_path}/lms.tar",
+        "sha256": (tmp_path / "lms.tar.sha256").read_text().split()[0],
+        "metadata": {"version": "main"},
+        "artifacts": [entry],
+        "removed": [],
+    }
+    assert foreseen == {**written, "sha256": ""}
+    assert bundle(tmp_path, **present) == {**written, "changed": False}
+    assert bundle(tmp_path, check_mode=True, **present) == {**written, "changed": False}
+
+    home = tmp_path / "home"
+    unpacked: dict[str, Any] = {"state": "unpacked", "destination": str(home)}
+    expected = {**written, "artifacts": [{**entry, "artifact": str(home / Path(entry["artifact"]).name)}]}
+    assert bundle(tmp_path, check_mode=True, **unpacked) == expected
+    assert not home.exists()
+    assert bundle(tmp_path, **unpacked) == expected
+    assert bundle(tmp_path, **unpacked) == {**expected, "changed": False}
+    assert bundle(tmp_path, check_mode=True, **unpacked) == {**expected, "changed": False}
+
+
+def test_artifacts_of_another_host_are_taken_from_where_they_were_fetched_to(repository: Path, tmp_path: Path) -> None:
+    built = artifact(tmp_path, source(repository, tmp_path)["archives"]["backend"])["artifacts"]
+    elsewhere = [{**built[0], "artifact": f"/srv/lms/build/artifacts/{Path(built[0]['artifact']).name}"}]
+
+    written = bundle(tmp_path, artifacts=elsewhere, directory=str(tmp_path / "build" / "artifacts"))
+
+    assert written["artifacts"][0]["artifact"] == built[0]["artifact"]
+
+
+def test_a_bundle_with_a_wrong_sum_is_refused_and_nothing_is_unpacked(repository: Path, tmp_path: Path) -> None:
+    built = artifact(tmp_path, source(repository, tmp_path)["archives"]["backend"])["artifacts"]
+    bundle(tmp_path, artifacts=built)
+
+    with pytest.raises(LmsError, match="Fetch it again"):
+        bundle(tmp_path, state="unpacked", destination=str(tmp_path / "home"), sha256="0" * 64)
+
+    assert not (tmp_path / "home").exists()
