@@ -42,9 +42,10 @@ def repository(tmp_path: Path) -> Path:
     return path
 
 
-def source(repository: Path, tmp_path: Path, check_mode: bool = False) -> dict[str, Any]:
+def source(repository: Path, tmp_path: Path, check_mode: bool = False, **values: Any) -> dict[str, Any]:
     """Run release_source."""
     params = {"version": "main", "paths": ["backend"], "destination": str(tmp_path / "archives"), "uncommitted": "refused", "keep": 10}
+    params.update(values)
     return release_source.run(Source(parse_location(str(repository)), tmp_path / "cache", git), params, NOW, check_mode)
 
 
@@ -96,6 +97,25 @@ def test_a_source_is_archived_once(repository: Path, tmp_path: Path) -> None:
     assert foreseen == first
     assert again == {**first, "changed": False}
     assert source(repository, tmp_path, check_mode=True) == again
+
+
+def test_a_release_of_changes_that_are_not_committed_says_so(repository: Path, tmp_path: Path) -> None:
+    clean = source(repository, tmp_path, version="HEAD")
+    (repository / "backend" / "artisan").write_text("php 2")
+
+    dirty = source(repository, tmp_path, version="HEAD", uncommitted="included")
+
+    assert (dirty["uncommitted"], dirty["commit"]) == (["backend/artisan"], clean["commit"])
+    assert (dirty["short_commit"], dirty["release"]) == (f"{clean['short_commit']}-dirty", f"{clean['release']}-dirty")
+    assert dirty["trees"] != clean["trees"]
+
+
+def test_archives_that_were_not_used_for_longest_go(repository: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        (repository / "backend" / "artisan").write_text(f"php {number}")
+        last = source(repository, tmp_path, version="HEAD", uncommitted="included", keep=1)
+
+    assert [str(path) for path in (tmp_path / "archives").iterdir()] == [last["archives"]["backend"]]
 
 
 def test_an_artifact_is_built_once(repository: Path, tmp_path: Path) -> None:
