@@ -150,15 +150,15 @@ class Probe:
             return "unix_socket"
         return "url" if self.connect_to is None else "connect_to"
 
-    def request(self) -> bytes:
+    def request(self, kept_alive: bool = False) -> bytes:
         """Return the bytes of the request."""
         headers = {"host": self.authority, "user-agent": "bitflow.lms", "accept": "*/*", "accept-encoding": "identity"}
         names = {name: name.title() for name in headers}
         for name, value in self.headers.items():
             headers[name.lower()] = str(value).strip()
             names[name.lower()] = name
-        # Each attempt has its own connection.
-        headers["connection"], names["connection"] = "close", "Connection"
+        # Each attempt of a probe has its own connection.
+        headers["connection"], names["connection"] = "keep-alive" if kept_alive else "close", "Connection"
         lines = [f"{self.method} {self.target} HTTP/1.1", *(f"{names[name]}: {value}" for name, value in headers.items()), "", ""]
         return "\r\n".join(lines).encode("latin-1")
 
