@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable
+from urllib.parse import urlsplit
 
 Data = Mapping[str, Any]
 
@@ -216,11 +217,27 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     return [("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths))).rstrip() for row in [head, *rows]]
 
 
-def slack_message(lines: list[str], succeeded: bool = True) -> dict[str, Any]:
+def slack_message(lines: list[str], succeeded: bool = True, place: str = "") -> dict[str, Any]:
     """Return the body for an incoming webhook: the first line, and the others with a bar in the colour of the outcome."""
-    first, rest = _slack_text(lines[0] if lines else ""), _slack_text("\n".join(lines[1:]))
+    first, rest = _slack_text(": ".join(filter(None, [place, *lines[:1]]))), _slack_text("\n".join(lines[1:]))
     attachment = {"color": "good" if succeeded else "danger", "text": rest, "fallback": first}
     return {"text": first, "attachments": [attachment] if rest else []}
+
+
+def watch_urls(urls: list[str], places: list[str], ca_path: str = "") -> list[dict[str, Any]]:
+    """Return what a watch asks for: each address at each place (host:port), named after the first part of its host."""
+    authority = {"ca_path": ca_path} if ca_path else {}
+    return [
+        {"name": _target_name(url, place if len(places) > 1 else ""), "url": url, "connect_to": place, **authority}
+        for place in places
+        for url in urls
+    ]
+
+
+def _target_name(url: str, place: str) -> str:
+    """Return the name of a target in the report."""
+    name = (urlsplit(url).hostname or url).partition(".")[0]
+    return f"{name} at {place}" if place else name
 
 
 def _slack_text(text: str) -> str:
@@ -234,7 +251,7 @@ def notification_warnings(results: Mapping[str, Any], secrets: list[str] | None 
     """Return a sentence for each notification that was not delivered, without a secret in it."""
     warnings = []
     for channel, result in results.items():
-        if isinstance(result, Mapping) and result.get("failed") and not result.get("skipped"):
+        if isinstance(result, Mapping) and _undelivered(result):
             status = result.get("status")
             known = isinstance(status, int) and status > 0
             reason = f"the server answered {status}" if known else _reason(str(result.get("msg", "")), secrets or [])
@@ -242,12 +259,21 @@ def notification_warnings(results: Mapping[str, Any], secrets: list[str] | None 
     return warnings
 
 
+def _undelivered(result: Data) -> bool:
+    """Say whether a notification failed, also where its task was told not to."""
+    if result.get("skipped"):
+        return False
+    status = result.get("status")
+    refused = isinstance(status, int) and not 200 <= status < 300
+    return bool(result.get("failed") or result.get("rc") or "failed_when_suppressed_exception" in result or refused)
+
+
 def _reason(message: str, secrets: list[str]) -> str:
     """Return the first line of a message without secrets and addresses."""
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         message = message.replace(secret, "***")
     message = re.sub(r"https?://\S+", "***", message)
-    first = next((line.strip() for line in message.splitlines() if line.strip()), "no reason was given")
+    first = next((line.strip() for line in message.splitlines() if line.strip()), "the server cannot be reached or does not take it")
     return first[:300].rstrip(".")
 
 
@@ -262,4 +288,5 @@ class FilterModule:
             "notification_warnings": notification_warnings,
             "release_history": release_history,
             "slack_message": slack_message,
+            "watch_urls": watch_urls,
         }

@@ -12,6 +12,7 @@ from ansible_collections.bitflow.lms.plugins.filter.deploy_report import (
     notification_warnings,
     release_history,
     slack_message,
+    watch_urls,
 )
 
 WATCH: dict[str, Any] = {
@@ -213,7 +214,7 @@ def test_slack_gets_text_in_which_nothing_is_a_command() -> None:
         "text": "&lt;!channel&gt; deployed",
         "attachments": [{"color": "danger", "text": "a &amp; b", "fallback": "&lt;!channel&gt; deployed"}],
     }
-    assert slack_message(["one line"]) == {"text": "one line", "attachments": []}
+    assert slack_message(["one line"], True, "example.com") == {"text": "example.com: one line", "attachments": []}
 
 
 def test_long_text_is_cut_for_slack() -> None:
@@ -224,11 +225,25 @@ def test_notification_that_failed_is_a_warning_without_its_secret() -> None:
     results = {
         "Slack": {"failed": True, "status": 404, "msg": "https://hooks.example.com/services/T0/secret"},
         "e-mail": {"failed": True, "msg": "\nConnecting to mail.example.com with hunter2 at https://x/y failed.\nmore"},
-        "other": {"failed": False},
+        "other": {"failed": False, "status": 204},
+        "told": {"failed": False, "failed_when_suppressed_exception": "(traceback unavailable)"},
         "absent": {"skipped": True, "failed": False},
     }
 
     assert notification_warnings(results, ["hunter2", ""]) == [
         "The notification by Slack was not delivered: the server answered 404.",
         "The notification by e-mail was not delivered: Connecting to mail.example.com with *** at *** failed.",
+        "The notification by told was not delivered: the server cannot be reached or does not take it.",
     ]
+
+
+def test_each_address_is_watched_at_each_place() -> None:
+    urls = ["https://api.example.com/health", "https://student.example.com/"]
+
+    assert watch_urls(urls[:1], ["127.0.0.1:443"]) == [{"name": "api", "url": urls[0], "connect_to": "127.0.0.1:443"}]
+    assert watch_urls(urls, ["192.0.2.1:443", "192.0.2.2:443"], "/a.pem")[3] == {
+        "name": "student at 192.0.2.2:443",
+        "url": urls[1],
+        "connect_to": "192.0.2.2:443",
+        "ca_path": "/a.pem",
+    }
