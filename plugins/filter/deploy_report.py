@@ -224,6 +224,24 @@ def slack_message(lines: list[str], succeeded: bool = True, place: str = "") -> 
     return {"text": first, "attachments": [attachment] if rest else []}
 
 
+def deploy_failure(hosts: Iterable[Data]) -> dict[str, str]:
+    """Return the task, the host and the message of what failed first in a block; nothing where nothing did."""
+    for host in hosts:
+        result = host.get("ansible_failed_result")
+        if result:
+            task = host.get("ansible_failed_task") or {}
+            return {"task": str(task.get("name", "")), "host": str(host.get("inventory_hostname", "")), "message": _message(result)}
+    return {}
+
+
+def _message(result: Data) -> str:
+    """Return why a task failed; of a loop, why its first item did."""
+    if result.get("_ansible_no_log") or "censored" in result:
+        return "its result is hidden, because the task has no_log."
+    items = [item for item in result.get("results") or [] if item.get("failed")]
+    return _message(items[0]) if items else str(result.get("msg") or "it failed.")
+
+
 def watch_urls(urls: list[str], places: list[str], ca_path: str = "") -> list[dict[str, Any]]:
     """Return what a watch asks for: each address at each place (host:port), named after the first part of its host."""
     authority = {"ca_path": ca_path} if ca_path else {}
@@ -283,6 +301,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
         return {
+            "deploy_failure": deploy_failure,
             "deploy_report": deploy_report,
             "deploy_steps": deploy_steps,
             "notification_warnings": notification_warnings,

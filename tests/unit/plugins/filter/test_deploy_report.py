@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.bitflow.lms.plugins.filter.deploy_report import (
+    deploy_failure,
     deploy_report,
     deploy_steps,
     duration,
@@ -247,3 +248,19 @@ def test_each_address_is_watched_at_each_place() -> None:
         "connect_to": "192.0.2.2:443",
         "ca_path": "/a.pem",
     }
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ({"msg": "503"}, "503"),
+        ({"msg": "One or more items failed", "results": [{"msg": "fine"}, {"failed": True, "msg": "503"}]}, "503"),
+        ({"msg": "secret", "_ansible_no_log": True}, "its result is hidden, because the task has no_log."),
+        ({"rc": 1}, "it failed."),
+    ],
+)
+def test_failure_is_found_where_it_happened(result: dict[str, Any], message: str) -> None:
+    failed = {"inventory_hostname": "web2", "ansible_failed_task": {"name": "Prove"}, "ansible_failed_result": result}
+
+    assert deploy_failure([{"inventory_hostname": "web1"}, failed]) == {"task": "Prove", "host": "web2", "message": message}
+    assert deploy_failure([{"inventory_hostname": "web1"}]) == {}
