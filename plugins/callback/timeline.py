@@ -156,11 +156,11 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     def v2_runner_on_start(self, host: Any, task: Any) -> None:
         """Note that a task starts on a host."""
         record = self.tasks.get(task._uuid) or self.note_task(task)
-        bar = Bar(host.get_name(), time.time())
-        record.bars.append(bar)
+        part = Bar(host.get_name(), time.time())
+        record.bars.append(part)
         if task.action not in INTERACTIVE:
             with self.lock:
-                self.running[task._uuid, bar.host] = record
+                self.running[task._uuid, part.host] = record
 
     @harmless
     def v2_runner_on_ok(self, result: Any) -> None:
@@ -180,9 +180,9 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     @harmless
     def v2_runner_item_on_failed(self, result: Any) -> None:
         """Keep why the first item of a loop failed: the loop's own result only counts."""
-        bar = self.bar_of(result)
-        if bar is not None:
-            bar.message = bar.message or message_of(result.result)
+        part = self.bar_of(result)
+        if part is not None:
+            part.message = part.message or message_of(result.result)
 
     @harmless
     def v2_runner_on_unreachable(self, result: Any) -> None:
@@ -207,16 +207,16 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         """Note how a task ended on a host."""
         with self.lock:
             self.running.pop((result.task._uuid, result.host.get_name()), None)
-        bar = self.bar_of(result)
-        if bar is not None:
-            bar.end, bar.status = time.time(), status
-            bar.message = (bar.message or message) if message else ""
+        part = self.bar_of(result)
+        if part is not None:
+            part.end, part.status = time.time(), status
+            part.message = (part.message or message) if message else ""
 
     def bar_of(self, result: Any) -> Bar | None:
         """Return the bar of a task on a host."""
         record = self.tasks.get(result.task._uuid)
         name = result.host.get_name()
-        return next((bar for bar in reversed(record.bars) if bar.host == name), None) if record else None
+        return next((part for part in reversed(record.bars) if part.host == name), None) if record else None
 
     def say_progress(self) -> None:
         """Say what takes long, until the run ends."""

@@ -70,7 +70,7 @@ class Task:
 
     def end(self, until: float) -> float:
         """Return when its last host was done."""
-        return max((bar.end or until for bar in self.bars), default=self.start)
+        return max((part.end or until for part in self.bars), default=self.start)
 
 
 @dataclass
@@ -97,11 +97,11 @@ class Run:
 
     def bars(self) -> list[tuple[Task, Bar]]:
         """Return all bars with their tasks."""
-        return [(task, bar) for play in self.plays for task in play.tasks for bar in task.bars]
+        return [(task, part) for play in self.plays for task in play.tasks for part in task.bars]
 
     def failures(self) -> list[tuple[Task, Bar]]:
         """Return the bars that failed."""
-        return [(task, bar) for task, bar in self.bars() if bar.status in BAD]
+        return [(task, part) for task, part in self.bars() if part.status in BAD]
 
 
 def seconds_text(seconds: float) -> str:
@@ -152,13 +152,13 @@ def render(run: Run) -> str:
 
 def _head(run: Run) -> Iterable[str]:
     """Return the title, the outcome and the key of the colours."""
-    bars = [bar for _task, bar in run.bars()]
+    bars = [part for _task, part in run.bars()]
     failed = len(run.failures())
     moment = datetime.fromtimestamp(run.start, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
-    counts = {status: sum(bar.status == status for bar in bars) for status in STATUSES}
+    counts = {status: sum(part.status == status for part in bars) for status in STATUSES}
     verdict = f'<span class="verdict failed">{failed} failed</span>' if failed else '<span class="verdict">no failure</span>'
     yield f"<h1>{escape(run.title)}</h1>"
-    yield f'<p class="quiet">{moment}, {seconds_text(run.end - run.start)}, {len({bar.host for bar in bars})} hosts</p>'
+    yield f'<p class="quiet">{moment}, {seconds_text(run.end - run.start)}, {len({part.host for part in bars})} hosts</p>'
     yield f"<p>{verdict}</p>"
     key = [f'<span><i class="{status}"></i>{status} {count}</span>' for status, count in counts.items() if count]
     yield f'<p class="key">{"".join(key)}</p>'
@@ -169,24 +169,24 @@ def _failures(run: Run) -> Iterable[str]:
     failures = run.failures()
     if failures:
         yield "<h2>What failed</h2>"
-    for task, bar in failures:
-        where = f"<strong>{escape(task.name)}</strong> on {escape(bar.host)}, after {seconds_text(bar.start - run.start)}"
-        message = f"<pre>{escape(bar.message[:LONGEST_MESSAGE])}</pre>" if bar.message else ""
+    for task, part in failures:
+        where = f"<strong>{escape(task.name)}</strong> on {escape(part.host)}, after {seconds_text(part.start - run.start)}"
+        message = f"<pre>{escape(part.message[:LONGEST_MESSAGE])}</pre>" if part.message else ""
         yield f'<div class="failure">{where}{message}</div>'
 
 
 def _hosts(run: Run) -> Iterable[str]:
     """Return the lane of each host."""
     lanes: dict[str, list[tuple[Task, Bar]]] = {}
-    for task, bar in run.bars():
-        lanes.setdefault(bar.host, []).append((task, bar))
+    for task, part in run.bars():
+        lanes.setdefault(part.host, []).append((task, part))
     if not lanes:
         return
     yield "<h2>Hosts</h2>"
     yield _axis(run)
     for host, bars in sorted(lanes.items()):
-        busy = sum((bar.end or run.end) - bar.start for _task, bar in bars)
-        yield _row(host, "".join(_bar(run, task, bar) for task, bar in bars), seconds_text(busy), "lane")
+        busy = sum((part.end or run.end) - part.start for _task, part in bars)
+        yield _row(host, "".join(_bar(run, task, part) for task, part in bars), seconds_text(busy), "lane")
 
 
 def _plays(run: Run) -> Iterable[str]:
@@ -199,7 +199,7 @@ def _plays(run: Run) -> Iterable[str]:
         place = f'<i style="{_place(run, play.start, end)} top:4px;bottom:4px"></i>'
         yield f"<details{' open' if end - play.start > 0 and any(task.bars for task in play.tasks) else ''}>"
         yield f"<summary>{_row(play.name, place, seconds_text(end - play.start), 'lane play')}</summary>"
-        busy = [task for task in play.tasks if any(bar.status != "skipped" for bar in task.bars)]
+        busy = [task for task in play.tasks if any(part.status != "skipped" for part in task.bars)]
         for task in busy:
             yield _task(run, task)
         idle = sum(bool(task.bars) for task in play.tasks) - len(busy)
@@ -212,20 +212,20 @@ def _task(run: Run, task: Task) -> str:
     """Return the row of a task: its hosts one below the other."""
     height = max(6, 18 // len(task.bars))
     inner = "".join(
-        _bar(run, task, bar, f"top:{number * (height + 1) + 1}px;height:{height}px")
-        for number, bar in enumerate(sorted(task.bars, key=lambda bar: bar.host))
+        _bar(run, task, part, f"top:{number * (height + 1) + 1}px;height:{height}px")
+        for number, part in enumerate(sorted(task.bars, key=lambda part: part.host))
     )
     size = len(task.bars) * (height + 1) + 3
     return _row(task.name, inner, seconds_text(task.end(run.end) - task.start), "task", f"height:{size}px")
 
 
-def _bar(run: Run, task: Task, bar: Bar, more: str = "") -> str:
+def _bar(run: Run, task: Task, part: Bar, more: str = "") -> str:
     """Return one bar, which says in words what its colour means."""
-    end = bar.end or run.end
-    title = f"{task.name}\n{bar.host}: {bar.status}, {seconds_text(end - bar.start)}"
-    if bar.message:
-        title += f"\n{bar.message[:200]}"
-    return f'<i class="{bar.status}" style="{_place(run, bar.start, end)}{more}" title="{escape(title)}"></i>'
+    end = part.end or run.end
+    title = f"{task.name}\n{part.host}: {part.status}, {seconds_text(end - part.start)}"
+    if part.message:
+        title += f"\n{part.message[:200]}"
+    return f'<i class="{part.status}" style="{_place(run, part.start, end)}{more}" title="{escape(title)}"></i>'
 
 
 def _place(run: Run, start: float, end: float) -> str:
