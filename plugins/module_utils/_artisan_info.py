@@ -12,7 +12,7 @@ from typing import Any
 
 from ansible_collections.bitflow.lms.plugins.module_utils._artisan import Artisan
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
-from ansible_collections.bitflow.lms.plugins.module_utils._maintenance import MARKER
+from ansible_collections.bitflow.lms.plugins.module_utils._maintenance_marker import MARKER
 
 # Each feature with the command that it needs, and the option of it.
 FEATURES: dict[str, tuple[str, str | None]] = {

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import fnmatch
 import hashlib
 import json
@@ -25,14 +24,7 @@ from typing import Any
 from ansible_collections.bitflow.lms.plugins.module_utils._artisan import PARSED_ENVIRONMENT, PRIVATE_UMASK, TIMED_OUT, Artisan
 from ansible_collections.bitflow.lms.plugins.module_utils._artisan_parsers import error_message
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import CommandError, LmsError
-from ansible_collections.bitflow.lms.plugins.module_utils._files import owner_of_directory, write_atomically
 
-MARKER = "storage/framework/down"
-PAGE = "storage/framework/maintenance.php"
-STUBS = (
-    "vendor/laravel/framework/src/Illuminate/Foundation/Console/stubs/maintenance-mode.stub",
-    "vendor/laravel/framework/Foundation/Console/stubs/maintenance-mode.stub",
-)
 # The first Laravel that has each option of down, for the reason of a skip.
 OPTION_SINCE = {"secret": "8.0", "render": "8.0", "retry": "5.0", "refresh": "8.42", "status": "8.0", "redirect": "8.0"}
 SECRET = re.compile(r"^[A-Za-z0-9._~-]{8,}$")
@@ -233,36 +225,3 @@ def shown_payload(payload: Mapping[str, Any] | None, other: Mapping[str, Any] | 
     if payload.get("template") is not None:
         shown["template"] = f"sha256 {hashlib.sha256(str(payload['template']).encode()).hexdigest()[:16]}"
     return dict(sorted(shown.items()))
-
-
-def carry_maintenance(live: Path, candidate: Path) -> bool:
-    """Give a release the maintenance mode of the live one, before it takes its place; return whether that was a change.
-
-    The marker lies in each release. Without this, a deployment during maintenance would open the application, and a rollback to a
-    release that was down once would close it. Where the cache keeps the mode there are no files, and nothing to do.
-    """
-    marker, page = candidate / MARKER, candidate / PAGE
-    if not marker.parent.is_dir() or marker.parent.resolve() == (live / MARKER).parent.resolve():
-        return False
-    payload = _content(live / MARKER)
-    if payload is None:
-        was_down = marker.exists()
-        for path in (marker, page):
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
-        return was_down
-    changed = _content(marker) != payload
-    # A candidate of another Laravel answers with its own page.
-    stub = next((content for content in (_content(candidate / name) for name in STUBS) if content is not None), _content(live / PAGE))
-    for path, content in ((page, stub), (marker, payload)):
-        if content is not None and _content(path) != content:
-            write_atomically(path, content, 0o640, owner_of_directory(marker.parent))
-    return changed
-
-
-def _content(path: Path) -> bytes | None:
-    """Return what a file holds; None when it is not there."""
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None

@@ -160,7 +160,6 @@ from ansible_collections.bitflow.lms.plugins.module_utils._maintenance import (
     missing_options,
     shown_payload,
 )
-
 from ansible_collections.bitflow.lms.plugins.module_utils._migrations import guard_release
 
 
