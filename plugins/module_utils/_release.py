@@ -38,6 +38,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._files import (
     write_atomically,
 )
 from ansible_collections.bitflow.lms.plugins.module_utils._journal import Journal
+from ansible_collections.bitflow.lms.plugins.module_utils._maintenance_marker import carry_maintenance
 from ansible_collections.bitflow.lms.plugins.module_utils._release_plan import (
     PARTIAL,
     REMOVING,
@@ -333,12 +334,16 @@ class Releases:
                         file.chmod(file.stat().st_mode & 0o770 | 0o660)
 
     def _switch(self, release_id: str) -> None:
-        """Put a new link over the live one by rename(2): there is no moment without a live release."""
+        """Put a new link over the live one by rename(2): there is no moment without a live release.
+
+        An application in maintenance stays in it, and one that is open stays open, whatever the release was when it was live before.
+        """
         for stale in self.root.glob(".current.*"):
             stale.unlink(missing_ok=True)
         temporary = self.root / f".current.{os.getpid()}"
         temporary.symlink_to(Path("releases", release_id))
         owner_of_directory(self.root).give(temporary, follow=False)
+        carry_maintenance(self.current, self.directory / release_id)
         self._checkpoint("linked")
         temporary.rename(self.current)
         self._checkpoint("switched")

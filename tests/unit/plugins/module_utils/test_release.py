@@ -486,6 +486,20 @@ def test_switch_400x_zero_errors(application: Application) -> None:
     assert seen["reads"] > 0
 
 
+def test_application_in_maintenance_stays_in_it_and_an_open_one_open(application: Application) -> None:
+    application.deploy("r1", "r2")
+    marker = "storage/framework/down"
+    (application.root / "current/storage/framework").mkdir(parents=True)
+    (application.root / "current" / marker).write_text("{}")
+
+    application.deploy("r3")
+    down = (application.root / "current" / marker).exists()
+    (application.root / "current" / marker).unlink()
+    application.ask("active", "r2")
+
+    assert (down, (application.root / "current" / marker).exists()) == (True, False)
+
+
 def test_disk_facts_come_from_the_nearest_directory_there_is(tmp_path: Path) -> None:
     facts = disk_facts(tmp_path / "not" / "yet")
 
