@@ -123,7 +123,7 @@ class Systemd:
     def queue(self, action: str, names: Sequence[str]) -> None:
         """Start or restart units, all at once and without waiting for them."""
         if names:
-            self._run("--no-block", action, "--", *names)
+            self._run(action, "--no-block", "--", *names)
 
     def _run(self, *arguments: str) -> str:
         argv = ["systemctl", "--no-pager", *arguments]

@@ -122,7 +122,9 @@ def test_command_is_read_from_the_command_line(arguments: tuple[str, ...], comma
 
 
 def test_secrets_and_long_command_lines_are_not_shown() -> None:
-    assert shown_command(("php", "artisan", "down", "--secret=let-me-in", "--api-token=x")) == "php artisan down --secret=*** --api-token=***"
+    assert (
+        shown_command(("php", "artisan", "down", "--secret=let-me-in", "--api-token=x")) == "php artisan down --secret=*** --api-token=***"
+    )
     assert len(shown_command(("php", "x" * 500))) == 200
 
 
@@ -165,7 +167,7 @@ def start(root: Path) -> Iterator[Any]:
     def start_one(*arguments: str, cwd: Path = root, program: Path = root / "php8.4") -> int:
         running.append(subprocess.Popen(["php", *arguments], executable=program, cwd=cwd))
         # Its command line is that of this process until it has become another program.
-        while os.readlink(f"/proc/{running[-1].pid}/exe") != str(program):
+        while Path(f"/proc/{running[-1].pid}/exe").readlink() != program:
             time.sleep(0.01)
         time.sleep(0.05)
         return running[-1].pid
