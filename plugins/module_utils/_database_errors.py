@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 POSTGRESQL = re.compile(r"SQLSTATE\[\w{5}\](?:: [^:\n]+: \d+ (?:ERROR|FATAL|PANIC):| \[7\] )")
@@ -14,9 +15,6 @@ SQLITE = re.compile(r"SQLSTATE\[\w{5}\](?:: [^:\n]+: \d{1,2} (?!ERROR|FATAL|PANI
 SQLSERVER = re.compile(r"SQLSTATE\[\w{5}\]:? ?\[Microsoft\]")
 
 DRIVERS = (("pgsql", POSTGRESQL), ("sqlsrv", SQLSERVER), ("mysql", MYSQL), ("sqlite", SQLITE))
-KNOWN_DRIVERS = frozenset({"pgsql", "mysql", "mariadb", "sqlite", "sqlsrv"})
-TRANSACTIONAL = {"pgsql": "PostgreSQL", "sqlsrv": "SQL Server"}
-NOT_TRANSACTIONAL = {"mysql": "MySQL and MariaDB do", "mariadb": "MySQL and MariaDB do", "sqlite": "Laravel on SQLite does"}
 
 
 @dataclass(frozen=True)
@@ -127,23 +125,28 @@ def explain_connection_error(text: str, known: Connection) -> ConnectionProblem 
     return ConnectionProblem(connection, "the connection failed", UNREACHABLE)
 
 
-WITHOUT_TRANSACTION = re.compile(r"\$withinTransaction\s*=\s*false")
+LIMITS = (
+    (
+        re.compile(r"canceling statement due to lock timeout|Lock wait timeout exceeded"),
+        "Another session kept a table locked for longer than lock_timeout. Run it again later, or raise lock_timeout.",
+    ),
+    (
+        re.compile(r"canceling statement due to statement timeout|max_statement_time exceeded"),
+        "The statement took longer than statement_timeout. Split it, or raise statement_timeout.",
+    ),
+)
 
 
-def declines_transaction(source: str) -> bool:
-    """Tell whether a migration says that it must not run inside a transaction."""
-    return bool(WITHOUT_TRANSACTION.search(source))
+def explain_limit(text: str) -> str | None:
+    """Return which of the limits on a migration was reached, and the way out; None when it was none of them."""
+    return next((advice for pattern, advice in LIMITS if pattern.search(text)), None)
 
 
-def remains_of_failure(driver: str | None, within_transaction: bool = True) -> str:
-    """Return one sentence on what a failed migration leaves behind on this kind of database."""
-    if driver in TRANSACTIONAL and not within_transaction:
-        return "It declines a transaction ($withinTransaction = false), so what it did before the error remains. Look at the schema first."
-    if driver in TRANSACTIONAL:
-        return f"{TRANSACTIONAL[driver]} rolled it back whole."
-    if driver in NOT_TRANSACTIONAL:
-        return (
-            f"{NOT_TRANSACTIONAL[driver]} not roll back schema changes: what it did before the error remains, such as a half-made table. "
-            "Look at the schema first."
-        )
-    return "The driver is not known: unless the database rolls back schema changes, what it did before the error remains."
+def remains_of_failure(product: str, rolled_back: bool, executed: Sequence[str]) -> str:
+    """Return one sentence on what a failed migration leaves behind: the statements that it had executed, unless they were rolled back."""
+    if rolled_back:
+        return f"{product} rolled it back whole."
+    if not executed:
+        return f"{product} does not roll it back, but nothing of it had been executed."
+    listed = "; ".join(executed[:10]) + (f"; and {len(executed) - 10} more" if len(executed) > 10 else "")
+    return f"{product} does not roll it back: what it had executed remains. Undo that before the next run: {listed}."

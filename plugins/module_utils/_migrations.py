@@ -1,37 +1,42 @@
 # Copyright: Bitflow LMS contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Read and run an application's database migrations; what happened is read from the database, not from a status."""
+"""Plan and run an application's database migrations; what happened is read from the database, not from a status."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from ansible_collections.bitflow.lms.plugins.module_utils._artisan import Artisan, CommandResult, MissingReleaseError
-from ansible_collections.bitflow.lms.plugins.module_utils._artisan_parsers import (
-    Migration,
-    error_message,
-    migration_table_missing,
-    parse_failed_migration,
-    parse_migration_status,
-    parse_skipped_migrations,
-)
+from ansible_collections.bitflow.lms.plugins.module_utils._artisan import TIMED_OUT, Artisan, MissingReleaseError, artisan_argspec
 from ansible_collections.bitflow.lms.plugins.module_utils._database_errors import (
-    KNOWN_DRIVERS,
     Connection,
-    declines_transaction,
-    driver_of_error,
     explain_connection_error,
+    explain_limit,
     remains_of_failure,
 )
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import CommandError, LmsError
+from ansible_collections.bitflow.lms.plugins.module_utils._migration_runner import Answer, MigrationRunner
 
-DEFAULT_PATH = "database/migrations"
-DATABASE_SETTING = re.compile(r"^\s*(?:export\s+)?(?P<name>DB_(?:CONNECTION|HOST|PORT|DATABASE))\s*=\s*(?P<value>[^\s#]*)", re.MULTILINE)
+END_SESSION = {"pgsql": "select pg_terminate_backend({pid})", "mysql": "kill {pid}", "mariadb": "kill {pid}"}
+
+
+def migrate_argspec() -> dict[str, dict[str, Any]]:
+    """Return the options of artisan_migrate, for the module and for its action plugin."""
+    return {
+        **artisan_argspec(),
+        "state": {"type": "str", "choices": ["planned", "migrated"], "default": "planned"},
+        "database": {"type": "str"},
+        "path": {"type": "list", "elements": "str", "default": []},
+        "step": {"type": "bool", "default": False},
+        "timeout": {"type": "int", "default": 3600},
+        "lock_timeout": {"type": "int", "default": 5},
+        "statement_timeout": {"type": "int"},
+        "approved": {"type": "list", "elements": "str", "default": []},
+        "backup_confirmed": {"type": "bool", "default": False},
+        "judged": {"type": "list", "elements": "dict"},
+    }
 
 
 @dataclass(frozen=True)
@@ -39,17 +44,21 @@ class Status:
     """The migrations of a release against its database; without the table of migrations nothing has run."""
 
     table: bool
-    migrations: tuple[Migration, ...] = ()
+    batches: Mapping[str, int | None] = field(default_factory=dict)
 
     @property
     def pending(self) -> list[str]:
         """Return the names of those that have not run."""
-        return sorted(one.name for one in self.migrations if one.batch is None)
+        return sorted(name for name, batch in self.batches.items() if batch is None)
 
-    @property
-    def batches(self) -> dict[str, int]:
-        """Return the batch of each one that ran."""
-        return {one.name: one.batch for one in self.migrations if one.batch is not None}
+    def applied_since(self, before: Status) -> dict[str, int]:
+        """Return what ran between two looks, with its batch."""
+        return {name: batch for name, batch in self.batches.items() if batch is not None and before.batches.get(name) is None}
+
+
+def parse_status(state: Mapping[str, Any]) -> Status:
+    """Return the state of the migrations as the release told it."""
+    return Status(state["table"], {one["migration"]: one["batch"] for one in state["migrations"]})
 
 
 @dataclass(frozen=True)
@@ -58,172 +67,178 @@ class Migrations:
 
     artisan: Artisan
     database: str | None = None
-    paths: tuple[str, ...] = field(default_factory=tuple)
+    paths: tuple[str, ...] = ()
+    lock_timeout: int = 5
+    statement_timeout: int | None = None
+    # What the sessions of a run are called in the database.
+    name: str = "lms migrations"
 
-    def options(self) -> list[str]:
-        """Return the options that migrate and migrate:status share."""
-        options = [f"--database={self.database}"] if self.database else []
-        if any(path.startswith("/") for path in self.paths):
-            return options + ["--realpath"] + [f"--path={self.artisan.directory / path}" for path in self.paths]
-        return options + [f"--path={path}" for path in self.paths]
-
-    def files(self) -> list[Path]:
-        """Return the migration files of the release, as Laravel collects them from the paths."""
-        found: dict[str, Path] = {}
-        for name in self.paths or (DEFAULT_PATH,):
-            path = self.artisan.directory / name
-            for file in [path] if name.endswith(".php") else sorted(path.glob("*_*.php")):
-                found[file.stem] = file
-        return [found[name] for name in sorted(found)]
-
-    def connection(self) -> Connection:
-        """Return what the environment says about the database; the password is never read."""
-        settings = read_settings(self.artisan.directory / ".env")
-        settings.update(
-            {name: value for name, value in self.artisan.environment.items() if name in settings or DATABASE_SETTING.match(f"{name}=")}
+    def ask(self, action: str, **fields: Any) -> Answer:
+        """Ask the release's own migrator; whatever it answers, also nothing."""
+        if not (self.artisan.directory / "vendor/autoload.php").is_file():
+            raise LmsError(f"The release {self.artisan.directory} has no vendor/autoload.php. Install its Composer packages first.")
+        return MigrationRunner(self.artisan).ask(
+            action,
+            database=self.database,
+            paths=list(self.paths),
+            lock_timeout=self.lock_timeout,
+            statement_timeout=self.artisan.timeout if self.statement_timeout is None else self.statement_timeout,
+            name=self.name,
+            **fields,
         )
-        default = settings.get("DB_CONNECTION")
-        name = self.database or default
-        driver = name if name in KNOWN_DRIVERS else None
-        if self.database and self.database != default:
-            return Connection(name=name, driver=driver)
-        return Connection(name, driver, settings.get("DB_HOST"), settings.get("DB_PORT"), settings.get("DB_DATABASE"))
 
-    def status(self) -> Status:
-        """Return the state of the migrations; an empty database has all files pending."""
-        result = self.artisan.run("migrate:status", self.options())
-        if result.rc == 0:
-            return Status(True, tuple(parse_migration_status(result.stdout)))
-        if migration_table_missing(result.output):
-            return Status(False, tuple(Migration(path.stem, None) for path in self.files()))
-        raise self.database_error(result) or self.artisan.failure(result)
+    def look(self, sql: bool = True) -> Answer:
+        """Read the state of the migrations, and with sql what the pending ones would execute; writes nothing."""
+        answer = self.ask("plan", sql=sql)
+        if "state" not in answer.final:
+            raise self.error(answer, "cannot plan its migrations")
+        return answer
 
-    def database_error(self, result: CommandResult) -> CommandError | None:
-        """Return the error for a database that cannot be used; None when the failure is another one."""
-        problem = explain_connection_error(result.output, self.connection())
-        if problem is None:
-            return None
-        message = f"artisan {result.command} cannot use {problem.connection.description()}: {problem.reason}. {problem.advice}"
-        return CommandError(message, **result.as_details())
+    def error(self, answer: Answer, what: str) -> CommandError:
+        """Return the error of an answer that is none."""
+        if answer.error is None:
+            reason = self.silence(answer)
+        else:
+            problem = explain_connection_error(answer.error["text"], connection_of(answer))
+            if problem:
+                message = f"Laravel cannot use {problem.connection.description()}: {problem.reason}. {problem.advice}"
+                return CommandError(message, **answer.as_details())
+            reason = describe(answer.error)
+        return CommandError(f"Laravel in {self.artisan.directory} {what}: {reason}", **answer.as_details())
 
-    def migrate(self, step: bool) -> CommandResult:
-        """Run the pending migrations and return how artisan ended."""
-        return self.artisan.run("migrate", ["--force", *(["--step"] if step else []), *self.options()])
-
-
-def read_settings(path: Path) -> dict[str, str]:
-    """Return where the database is, as .env says it: connection, host, port and name, nothing else."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return {}
-    return {match.group("name"): match.group("value").strip("\"'") for match in DATABASE_SETTING.finditer(text)}
+    def silence(self, answer: Answer) -> str:
+        """Return why the release did not answer."""
+        if answer.rc in TIMED_OUT:
+            return f"it did not end within {self.artisan.timeout} seconds and was stopped. Raise timeout, or find what it waits for."
+        last = next(iter(reversed(answer.stderr.strip().splitlines())), "it printed no error")
+        return f"PHP ended with status {answer.rc}: {last.rstrip('.')}."
 
 
-def build_result(
-    before: Status, pending: Sequence[str], applied: Sequence[str], batch: int | None, version: str | None, changed: bool
-) -> dict[str, Any]:
+def describe(error: Mapping[str, Any]) -> str:
+    """Return an exception of the application as one sentence, with its place unless it came out of the database."""
+    reason = error["message"].rstrip(". ")
+    limit = explain_limit(reason)
+    if limit:
+        return f"{reason}. {limit}"
+    if error.get("sql"):
+        return f"{reason}. The statement: {error['sql']}."
+    return f"{reason} ({error['file']}:{error['line']})." if error.get("file") else f"{reason}."
+
+
+def connection_of(answer: Answer) -> Connection:
+    """Return where the database is, as the configuration of the release says it."""
+    place = answer.final.get("place") or (answer.locked or {}).get("place") or {}
+    return Connection(**{key: place.get(key) or None for key in ("name", "driver", "host", "port", "database")})
+
+
+def build_result(before: Status, after: Status, answer: Answer, **fields: Any) -> dict[str, Any]:
     """Return the module's result with the same keys in every mode."""
+    applied = after.applied_since(before)
+    outcomes = {name: "applied" if name in applied else "pending" for name in before.pending}
+    outcomes.update(dict.fromkeys(answer.declined, "declined"))
+    if fields.get("failed_migration"):
+        outcomes[fields["failed_migration"]] = "failed"
+    final = {**(answer.locked or {}), **answer.final}
     return {
-        "changed": changed,
+        "changed": bool(applied) or before.table != after.table,
         "migration_table": before.table,
-        "pending": sorted(pending),
+        "database_empty": final.get("empty", False),
+        "product": final.get("product"),
+        "pending": after.pending,
         "applied": sorted(applied),
-        "batch": batch,
-        "laravel_version": version,
+        "batch": max(applied.values()) if applied else None,
+        "plan": final.get("plan", []),
+        "outcomes": [
+            {"migration": name, "outcome": outcome, "executed": answer.statements_of(name)} for name, outcome in sorted(outcomes.items())
+        ],
+        "locked_by": final.get("locked_by"),
+        "laravel_version": final.get("laravel"),
         "skipped": False,
         "reason": "",
-        "diff": {"before": {"pending": before.pending}, "after": {"pending": sorted(pending)}},
+        "diff": {"before": {"pending": before.pending}, "after": {"pending": after.pending}},
+        **fields,
     }
 
 
-def plan_migrations(migrations: Migrations) -> dict[str, Any]:
-    """Return what is pending, and change nothing."""
-    status = migrations.status()
-    return build_result(status, status.pending, [], None, migrations.artisan.version(), False)
-
-
-def apply_migrations(migrations: Migrations, step: bool, check_mode: bool) -> dict[str, Any]:
-    """Run what is pending, and prove by a second look that nothing is left."""
-    before = migrations.status()
-    version = migrations.artisan.version()
-    needed = bool(before.pending) or not before.table
-    if check_mode:
-        result = build_result(before, before.pending, [], None, version, needed)
+def plan_migrations(migrations: Migrations, runs: bool) -> dict[str, Any]:
+    """Return what is pending and what it would execute, and change nothing."""
+    answer = migrations.look()
+    status = parse_status(answer.final["state"])
+    result = build_result(status, status, answer, changed=runs and (bool(status.pending) or not status.table))
+    if runs:
         result["diff"]["after"] = {"pending": []}
-        return result
-    if not needed:
-        return build_result(before, [], [], None, version, False)
-
-    try:
-        outcome = migrations.migrate(step)
-    except CommandError as error:
-        # A migration that was stopped by the timeout is not in the output of a finished run.
-        outcome = CommandResult("migrate", error.details["argv"], error.details["rc"], error.details["stdout"], error.details["stderr"])
-        raise failed_run(migrations, before, outcome, error.message) from error
-    if outcome.rc != 0:
-        raise failed_run(migrations, before, outcome, None)
-
-    after = migrations.status()
-    declined = set(parse_skipped_migrations(outcome.output))
-    left = [name for name in after.pending if name not in declined]
-    applied, batch = newly_applied(before, after)
-    result = build_result(before, after.pending, applied, batch, version, bool(applied) or before.table != after.table)
-    if left:
-        listed = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
-        message = f"artisan migrate ended with status 0, but {len(left)} migrations are still pending: {listed}. Read its output."
-        raise CommandError(message, **{**result, **outcome.as_details()})
     return result
 
 
-def newly_applied(before: Status, after: Status) -> tuple[list[str], int | None]:
-    """Return the migrations that ran between two looks, and their last batch."""
-    new = {name: batch for name, batch in after.batches.items() if name not in before.batches}
-    return sorted(new), max(new.values()) if new else None
+def apply_migrations(migrations: Migrations, step: bool, judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Run what was judged, under the database's lock, and prove by a second look that nothing is left."""
+    answer = migrations.ask("run", step=step, judged=list(judged))
+    if answer.final.get("locked_by"):
+        raise CommandError(held_lock(answer), **build_result(Status(False), Status(False), answer), **answer.as_details())
+    if answer.locked is None:
+        raise migrations.error(answer, "cannot run its migrations")
+    before = parse_status(answer.locked["before"])
+    if answer.final.get("other_plan"):
+        message = (
+            "The pending migrations are not the ones that were judged: another run, or a change of the release, came between. "
+            f"Pending now: {', '.join(before.pending) or 'none'}. Run the task again."
+        )
+        raise CommandError(message, **build_result(before, before, answer), **answer.as_details())
+    if answer.final.get("status") != 0:
+        raise failed_run(migrations, before, answer)
+
+    after = parse_status(answer.final["after"])
+    result = build_result(before, after, answer)
+    left = [name for name in after.pending if name not in answer.declined]
+    if left:
+        listed = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+        message = f"artisan migrate ended with status 0, but {len(left)} migrations are still pending: {listed}. Read its output."
+        raise CommandError(message, **result, **answer.as_details(), output=answer.final.get("output", ""))
+    return result
 
 
-def failed_run(migrations: Migrations, before: Status, outcome: CommandResult, stopped: str | None) -> LmsError:
+def held_lock(answer: Answer) -> str:
+    """Return who holds the lock on the migrations, and the way out."""
+    connection, product, holder = connection_of(answer), answer.final["product"], answer.final["locked_by"]
+    message = f"Another run holds the lock on the migrations of {connection.description()}"
+    if holder.get("pid") is None:
+        return f"{message}. It has just ended, or cannot be seen. Run the task again."
+    words = f"{product['product']} session {holder['pid']} of user {holder['user']}"
+    words += f" from {holder['host']}" if holder.get("host") else " from the same host"
+    words += f" since {holder['since']}" if holder.get("since") else ""
+    words += f" ({holder['name']})" if holder.get("name") else ""
+    way_out = END_SESSION[product["driver"]].format(pid=holder["pid"])
+    return f"{message}: {words}. Nothing was run. Wait until it has ended. If its run is gone, end the session: {way_out}"
+
+
+def failed_run(migrations: Migrations, before: Status, answer: Answer) -> LmsError:
     """Return the error of a broken run: what was applied, which migration broke, and what that leaves in the database."""
-    driver = driver_of_error(outcome.output) or migrations.connection().driver
-    reason = stopped or one_sentence(error_message(outcome.stdout, outcome.stderr)) or f"artisan migrate ended with status {outcome.rc}."
-    failed = parse_failed_migration(outcome.output)
-    version = migrations.artisan.version()
+    started = list(answer.started)
+    failed = answer.final.get("failed") or (started[-1] if started and "after" not in answer.final else None)
+    if answer.error:
+        reason = describe(answer.error)
+    elif answer.final:
+        reason = f"artisan migrate ended with status {answer.final.get('status')}."
+    else:
+        reason = migrations.silence(answer)
+    subject = f"Migration {failed}" if failed else "artisan migrate"
     try:
-        after = migrations.status()
+        after = parse_status(answer.final["after"] if "after" in answer.final else migrations.look(sql=False).final["state"])
     except LmsError as unreadable:
-        result = build_result(before, before.pending, [], None, version, True)
-        subject = f"Migration {failed}" if failed else "artisan migrate"
+        result = build_result(before, before, answer, changed=True, failed_migration=failed)
         message = f"{subject} failed: {reason} What was applied is not known, because afterwards {unreadable.message}"
-        return CommandError(message, **{**result, "failed_migration": failed, "driver": driver, **outcome.as_details()})
+        return CommandError(message, **result, **answer.as_details())
 
-    applied, batch = newly_applied(before, after)
-    if failed is None and after.pending and (applied or stopped):
-        failed = after.pending[0]
-    changed = bool(applied) or before.table != after.table
-    details = {
-        **build_result(before, after.pending, applied, batch, version, changed),
-        "failed_migration": failed,
-        "driver": driver,
-        **outcome.as_details(),
-    }
+    if failed in after.applied_since(before):
+        failed, subject = None, "artisan migrate"
+    details = {**build_result(before, after, answer, failed_migration=failed), **answer.as_details()}
+    applied = count_applied(details["applied"])
     if failed is None:
-        known = migrations.database_error(outcome) or migrations.artisan.failure(outcome)
-        return CommandError(known.message, **details)
-    remains = remains_of_failure(driver, within_transaction(migrations, failed))
-    return CommandError(f"Migration {failed} failed: {reason} {remains} {count_applied(applied)}", **details)
-
-
-def within_transaction(migrations: Migrations, name: str) -> bool:
-    """Tell whether a migration leaves its transaction to Laravel."""
-    for path in migrations.files():
-        if path.stem == name:
-            return not declines_transaction(path.read_text(encoding="utf-8", errors="replace"))
-    return True
-
-
-def one_sentence(text: str | None) -> str | None:
-    """Return a message with one full stop at its end."""
-    return text.rstrip(". ") + "." if text else None
+        return CommandError(f"{subject} failed: {reason} {applied}", **details)
+    product = {**(answer.locked or {}), **answer.final}["product"]["product"]
+    remains = remains_of_failure(product, answer.started.get(failed, False), answer.statements_of(failed))
+    details["changed"] = details["changed"] or (not answer.started.get(failed, False) and bool(answer.statements_of(failed)))
+    return CommandError(f"{subject} failed: {reason} {remains} {applied}", **details)
 
 
 def count_applied(applied: Sequence[str]) -> str:
@@ -250,4 +265,4 @@ def guard_release(artisan: Artisan, check_mode: bool) -> str | None:
 
 def skipped_result(reason: str) -> dict[str, Any]:
     """Return the result of a run that had nothing to read."""
-    return {**build_result(Status(False), [], [], None, None, False), "skipped": True, "reason": reason}
+    return build_result(Status(False), Status(False), Answer([], 0, "", ""), skipped=True, reason=reason)
