@@ -38,25 +38,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             )
             return {**plan, **nothing, "failed": True, "msg": message}
 
-        risks = risk.judge_migrations(plan, options["approved"])
-        refusals = risk.refused(risks, options["backup_confirmed"])
-        verdict = {
-            "risks": risks,
-            "refused": [one["migration"] for one in refusals],
-            "contract": risk.contract_of_plan(risks),
-            "destructive": any(one["destructive"] for one in risks),
-            "diff": {"before": "", "after": risk.plan_text(risks), "before_header": "applied", "after_header": "pending migrations"},
-        }
-        if options["state"] == "planned":
-            return {**plan, **verdict}
-        if refusals:
-            return {**plan, **verdict, "failed": True, "msg": risk.refusal(refusals)}
-        if self._task.check_mode:
-            return {**plan, **verdict, "changed": True}
+        def run(judged: list[dict[str, Any]]) -> dict[str, Any]:
+            return self.ask_host(task_vars, state="migrated", judged=judged)
 
-        outcome = self.ask_host(task_vars, state="migrated", judged=risk.judged_plan(plan, risks))
-        verdict["contract"] = risk.contract_of_run(plan, outcome) if outcome.get("outcomes") else verdict["contract"]
-        return {**outcome, "plan": plan["plan"], **verdict}
+        result: dict[str, Any] = risk.carry_out(plan, options, bool(self._task.check_mode), run)
+        return result
 
     def ask_host(self, task_vars: dict[str, Any] | None, **options: Any) -> dict[str, Any]:
         """Run the module on the host with some options of the task replaced."""

@@ -108,8 +108,10 @@ class Migrations:
 
     def silence(self, answer: Answer) -> str:
         """Return why the release did not answer."""
-        if answer.rc in TIMED_OUT:
+        if answer.rc == TIMED_OUT[0]:
             return f"it did not end within {self.artisan.timeout} seconds and was stopped. Raise timeout, or find what it waits for."
+        if answer.rc in TIMED_OUT:
+            return f"PHP was killed: by somebody, for want of memory, or because it did not end within {self.artisan.timeout} seconds."
         last = next(iter(reversed(answer.stderr.strip().splitlines())), "it printed no error")
         return f"PHP ended with status {answer.rc}: {last.rstrip('.')}."
 

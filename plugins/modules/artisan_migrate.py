@@ -103,7 +103,7 @@ notes:
     connection of their own with O(database).
 seealso:
   - module: bitflow.lms.artisan
-  - plugin: bitflow.lms.contract_migrations_between
+  - plugin: bitflow.lms.contract_migrations_since
     plugin_type: filter
 """
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.bitflow.lms.plugins.plugin_utils._sql_risk import (
@@ -27,6 +27,32 @@ Risk = dict[str, Any]
 FIRST_TABLES = Rule(EXPAND, "the database has no table yet: nothing uses it")
 ANSWER_LIMIT = 200
 MAJOR_VERSION = re.compile(r"\d+")
+
+
+def carry_out(
+    plan: Mapping[str, Any], options: Mapping[str, Any], check_mode: bool, run: Callable[[list[Risk]], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Judge a plan, and run what was judged unless it is refused; return the result of the task."""
+    risks = judge_migrations(plan, options["approved"])
+    refusals = refused(risks, options["backup_confirmed"])
+    verdict = {
+        "risks": risks,
+        "refused": [one["migration"] for one in refusals],
+        "contract": contract_of_plan(risks),
+        "destructive": any(one["destructive"] for one in risks),
+        "diff": {"before": "", "after": plan_text(risks), "before_header": "applied", "after_header": "pending migrations"},
+    }
+    if options["state"] == "planned":
+        return {**plan, **verdict}
+    if check_mode:
+        # The rest of the play can still be planned, so a refusal is told and does not end it.
+        return {**plan, **verdict, "changed": True, **({"warnings": [refusal(refusals)]} if refusals else {})}
+    if refusals:
+        return {**plan, **verdict, "failed": True, "msg": refusal(refusals)}
+    outcome = run(judged_plan(plan, risks))
+    if outcome.get("outcomes") is not None:
+        verdict["contract"] = contract_of_run(plan, outcome)
+    return {**outcome, "plan": plan["plan"], **verdict}
 
 
 def major_version(product: Mapping[str, str]) -> int:
@@ -112,9 +138,10 @@ def contract_of_run(plan: Mapping[str, Any], run: Mapping[str, Any]) -> list[str
     shared = Schema(run["product"]["driver"], major_version(run["product"]))
     names = []
     for outcome in run["outcomes"]:
-        if outcome["outcome"] != "applied":
-            continue
         entry = entries[outcome["migration"]]
+        remains = outcome["outcome"] == "applied" or (outcome["outcome"] == "failed" and not entry["within_transaction"])
+        if not remains:
+            continue
         schema = shared if entry["same_database"] else Schema(entry["driver"])
         schema.in_transaction = entry["within_transaction"]
         rules = [name for sql in outcome["executed"] for name in judge_statement(sql, schema) if name != "read"]

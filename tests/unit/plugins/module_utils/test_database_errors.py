@@ -11,9 +11,9 @@ import pytest
 from ansible_collections.bitflow.lms.plugins.module_utils._database_errors import (
     Connection,
     ConnectionProblem,
-    declines_transaction,
     driver_of_error,
     explain_connection_error,
+    explain_limit,
     remains_of_failure,
 )
 
@@ -150,15 +150,36 @@ def test_driver_of_other_errors(text: str, driver: str | None) -> None:
     assert driver_of_error(text) == driver
 
 
-def test_postgresql_leaves_nothing_of_a_broken_migration() -> None:
-    assert remains_of_failure("pgsql") == "PostgreSQL rolled it back whole."
+@pytest.mark.parametrize(
+    ("rolled_back", "executed", "sentence"),
+    [
+        (True, ["x"], "PostgreSQL rolled it back whole."),
+        (False, [], "PostgreSQL does not roll it back, but nothing of it had been executed."),
+        (False, ["x", "y"], "PostgreSQL does not roll it back: what it had executed remains. Undo that before the next run: x; y."),
+        (
+            False,
+            list("abcdefghijkl"),
+            "PostgreSQL does not roll it back: what it had executed remains. Undo that before the next run: "
+            "a; b; c; d; e; f; g; h; i; j; and 2 more.",
+        ),
+    ],
+)
+def test_what_a_broken_migration_leaves(rolled_back: bool, executed: list[str], sentence: str) -> None:
+    assert remains_of_failure("PostgreSQL", rolled_back, executed) == sentence
 
 
-def test_migration_without_transaction_leaves_its_work_on_postgresql_too() -> None:
-    assert declines_transaction("class A { public $withinTransaction = false; }")
-    assert "what it did before the error remains" in remains_of_failure("pgsql", within_transaction=False)
+@pytest.mark.parametrize(
+    ("text", "option"),
+    [
+        ("SQLSTATE[55P03]: Lock not available: 7 ERROR:  canceling statement due to lock timeout", "lock_timeout"),
+        ("SQLSTATE[HY000]: General error: 1205 Lock wait timeout exceeded; try restarting transaction", "lock_timeout"),
+        ("SQLSTATE[57014]: Query canceled: 7 ERROR:  canceling statement due to statement timeout", "statement_timeout"),
+        ("SQLSTATE[70100]: <<Unknown error>>: 1969 Query execution was interrupted (max_statement_time exceeded)", "statement_timeout"),
+    ],
+)
+def test_limit_that_was_reached_names_its_option(text: str, option: str) -> None:
+    assert str(explain_limit(text)).endswith(f"or raise {option}.")
 
 
-@pytest.mark.parametrize("driver", ["mysql", "mariadb", "sqlite", None])
-def test_others_may_leave_a_half_made_table(driver: str | None) -> None:
-    assert "what it did before the error remains" in remains_of_failure(driver)
+def test_other_errors_reached_no_limit() -> None:
+    assert explain_limit(captured("laravel10", "pgsql_migrate_broken")) is None

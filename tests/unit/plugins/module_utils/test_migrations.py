@@ -1,346 +1,417 @@
 # Copyright: Bitflow LMS contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What was migrated is read from the database, before and after."""
+"""What was migrated is read from the database, before and after; a break says what it leaves."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import json
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.bitflow.lms.plugins.module_utils._artisan import Artisan
-from ansible_collections.bitflow.lms.plugins.module_utils._database_errors import Connection
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._migrations import (
     Migrations,
     apply_migrations,
     guard_release,
     plan_migrations,
-    read_settings,
     skipped_result,
 )
 
-DATA = Path(__file__).parent / "data" / "artisan" / "laravel10"
-MIGRATE = ["php", "artisan", "--no-interaction", "--no-ansi", "migrate", "--force"]
-ENV = 'DB_CONNECTION=pgsql\nDB_HOST="192.0.2.9"\nDB_PORT=5432\nDB_DATABASE=lms\nDB_USERNAME=lms\nDB_PASSWORD=s3cret\n'
+DATA = Path(__file__).parent / "data" / "migrations"
+REQUEST = re.compile(r"base64_decode\('([\w+/=]+)'\)")
+ARGV = ["php", "-d", "display_errors=stderr", "-d", "log_errors=0"]
+PRODUCT = {"driver": "pgsql", "product": "PostgreSQL", "version": "17.6"}
+PLACE = {"name": "pgsql", "driver": "pgsql", "host": "192.0.2.9", "port": "5432", "database": "lms"}
+FACTS = {"laravel": "10.48.29", "place": PLACE, "product": PRODUCT}
+CREATE = 'create table "a" ("id" int)'
+BROKEN = {
+    "message": 'SQLSTATE[42P07]: Duplicate table: 7 ERROR:  relation "a" already exists',
+    "text": f'SQLSTATE[42P07]: Duplicate table: 7 ERROR:  relation "a" already exists (Connection: pgsql, SQL: {CREATE})',
+    "sql": CREATE,
+    "file": "/vendor/Connection.php",
+    "line": 829,
+}
+REFUSED = {
+    "message": 'SQLSTATE[08006] [7] connection to server at "192.0.2.9", port 5432 failed: Connection refused',
+    "text": 'SQLSTATE[08006] [7] connection to server at "192.0.2.9", port 5432 failed: Connection refused',
+    "sql": None,
+    "file": "/vendor/Connector.php",
+    "line": 70,
+}
 
 
-class Database:
-    """A run_command that plays migrate:status and migrate over a list of what ran."""
-
-    def __init__(self, names: Sequence[str], ran: Sequence[str] = (), table: bool = True) -> None:
-        self.names = sorted(names)
-        self.batches = dict.fromkeys(ran, 1)
-        self.table = table
-        self.breaks_at: str | None = None
-        self.declines: str | None = None
-        self.migrate_answer: tuple[int, str, str] | None = None
-        self.goes_away = False
-        self.calls: list[list[str]] = []
-
-    def __call__(self, argv: list[str], **_options: Any) -> tuple[int, str, str]:
-        self.calls.append(argv[7:])
-        if argv[7] == "migrate:status":
-            return self.status()
-        return self.migrate()
-
-    def status(self) -> tuple[int, str, str]:
-        if self.goes_away and any(call[0] == "migrate" for call in self.calls):
-            return (1, (DATA / "pgsql_status_refused.txt").read_text(), "")
-        if not self.table:
-            return (1, (DATA / "pgsql_status_empty.txt").read_text(), "")
-        states = [f"[{self.batches[name]}] Ran" if name in self.batches else "Pending" for name in self.names]
-        lines = [f"  {name} ...... {state}  " for name, state in zip(self.names, states)]
-        return (0, "\n  Migration name ..... Batch / Status  \n" + ("\n".join(lines) or "   INFO  No migrations found.") + "\n", "")
-
-    def migrate(self) -> tuple[int, str, str]:
-        if self.migrate_answer:
-            return self.migrate_answer
-        self.table = True
-        lines = ["   INFO  Running migrations.  "]
-        batch = max(self.batches.values(), default=0) + 1
-        for name in [name for name in self.names if name not in self.batches]:
-            if name == self.breaks_at:
-                lines += [f"  {name} ..... 3ms FAIL", "", "In Connection.php line 829:", "  ", *ERROR]
-                return (1, "\n".join(lines), "")
-            if name == self.declines:
-                lines.append(f"  {name} ..... 1ms SKIPPED")
-                continue
-            lines.append(f"  {name} ..... 3ms DONE")
-            self.batches[name] = batch
-        return (0, "\n".join(lines), "")
+def state(table: bool = True, **batches: int | None) -> dict[str, Any]:
+    return {"table": table, "migrations": [{"migration": name, "batch": batch} for name, batch in batches.items()]}
 
 
-ERROR = [
-    '  SQLSTATE[42P07]: Duplicate table: 7 ERROR:  relation "a" already exists (Connection: pgsql, SQL: create table "a" ("id" int))',
-    "",
-]
+class Release:
+    """A run_command that plays the script: it reads the request as PHP would, and tells events."""
+
+    def __init__(self, *answers: Sequence[dict[str, Any]] | tuple[int, Sequence[dict[str, Any]]]) -> None:
+        self.answers = list(answers)
+        self.requests: list[dict[str, Any]] = []
+        self.calls: list[tuple[list[str], dict[str, Any]]] = []
+
+    def __call__(self, argv: list[str], **options: Any) -> tuple[int, str, str]:
+        request = json.loads(base64.b64decode(REQUEST.search(options["data"])[1]))
+        self.calls.append((argv, options))
+        self.requests.append(request)
+        answer = self.answers.pop(0)
+        rc, events = answer if isinstance(answer, tuple) else (0, answer)
+        lines = "".join(f"\n{request['marker']}{json.dumps(event)}\n" for event in events)
+        return (rc, f"Printed by a migration.{lines}", "PHP Warning:  first\nPHP Fatal error:  last.\n" if rc else "")
 
 
-def make_migrations(release: Path, played: Database, **options: Any) -> Migrations:
-    (release / "database/migrations").mkdir(parents=True, exist_ok=True)
-    for name in played.names:
-        (release / f"database/migrations/{name}.php").touch()
+def answer(**fields: Any) -> dict[str, Any]:
+    return {"event": "answer", **FACTS, **fields}
+
+
+def locked(before: dict[str, Any]) -> dict[str, Any]:
+    return {"event": "locked", "before": before, **FACTS}
+
+
+def started(name: str, rolls_back: bool = True) -> dict[str, Any]:
+    return {"event": "started", "migration": name, "rolls_back": rolls_back}
+
+
+def executed(name: str, sql: str) -> dict[str, Any]:
+    return {"event": "executed", "migration": name, "sql": sql}
+
+
+def looked(after: dict[str, Any]) -> list[dict[str, Any]]:
+    return [answer(state=after, empty=False, locked_by=None, plan=[])]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Migrations]:
     for name in ("artisan", "vendor/autoload.php"):
-        (release / name).parent.mkdir(exist_ok=True)
-        (release / name).touch()
-    (release / ".env").write_text(ENV)
-    return Migrations(Artisan(played, str(release)), **options)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    return lambda release, **options: Migrations(Artisan(release, str(tmp_path)), **options)
 
 
-def expected(
-    changed: bool, before: Sequence[str], pending: Sequence[str] = (), applied: Sequence[str] = (), **fields: Any
-) -> dict[str, Any]:
+def expected(changed: bool, **fields: Any) -> dict[str, Any]:
     return {
         "changed": changed,
         "migration_table": True,
-        "pending": list(pending),
-        "applied": list(applied),
+        "database_empty": False,
+        "product": PRODUCT,
+        "pending": [],
+        "applied": [],
         "batch": None,
-        "laravel_version": None,
+        "plan": [],
+        "outcomes": [],
+        "locked_by": None,
+        "laravel_version": "10.48.29",
         "skipped": False,
         "reason": "",
-        "diff": {"before": {"pending": list(before)}, "after": {"pending": list(pending)}},
+        "diff": {"before": {"pending": []}, "after": {"pending": []}},
         **fields,
     }
 
 
-def test_plan_lists_what_is_pending_and_changes_nothing(tmp_path: Path) -> None:
-    database = Database(["1_a", "2_b", "3_c"], ran=["1_a"])
-
-    result = plan_migrations(make_migrations(tmp_path, database))
-
-    assert result == expected(False, ["2_b", "3_c"], pending=["2_b", "3_c"])
-    assert database.calls == [["migrate:status"]]
-
-
-def test_empty_database_has_all_files_pending(tmp_path: Path) -> None:
-    database = Database(["1_a", "2_b"], table=False)
-
-    result = plan_migrations(make_migrations(tmp_path, database))
-
-    assert result == expected(False, ["1_a", "2_b"], pending=["1_a", "2_b"], migration_table=False)
-
-
-def test_pending_migrations_are_applied_and_proved(tmp_path: Path) -> None:
-    database = Database(["1_a", "2_b", "3_c"], ran=["1_a"])
-
-    result = apply_migrations(make_migrations(tmp_path, database), step=False, check_mode=False)
-
-    assert result == expected(True, ["2_b", "3_c"], applied=["2_b", "3_c"], batch=2)
-    assert database.calls == [["migrate:status"], ["migrate", "--force"], ["migrate:status"]]
-
-
-def test_second_run_changes_nothing_and_starts_artisan_once(tmp_path: Path) -> None:
-    database = Database(["1_a"], ran=["1_a"])
-
-    result = apply_migrations(make_migrations(tmp_path, database), step=False, check_mode=False)
-
-    assert result == expected(False, [])
-    assert database.calls == [["migrate:status"]]
-
-
-def test_empty_database_is_migrated(tmp_path: Path) -> None:
-    database = Database(["1_a"], table=False)
-
-    result = apply_migrations(make_migrations(tmp_path, database), step=False, check_mode=False)
-
-    assert result == expected(True, ["1_a"], applied=["1_a"], batch=1, migration_table=False)
-
-
-@pytest.mark.parametrize("table", [True, False])
-def test_check_mode_only_looks(tmp_path: Path, table: bool) -> None:
-    database = Database(["1_a"], table=table)
-
-    result = apply_migrations(make_migrations(tmp_path, database), step=False, check_mode=True)
-
-    assert result == expected(True, ["1_a"], pending=["1_a"], migration_table=table) | {
-        "diff": {"before": {"pending": ["1_a"]}, "after": {"pending": []}}
-    }
-    assert database.calls == [["migrate:status"]]
-
-
-@pytest.mark.parametrize(
-    ("options", "step", "shared", "own"),
-    [
-        ({}, True, [], ["--force", "--step"]),
-        ({"database": "reporting"}, False, ["--database=reporting"], ["--force"]),
-        ({"paths": ("a", "b/1_x.php")}, False, ["--path=a", "--path=b/1_x.php"], ["--force"]),
-    ],
-)
-def test_options_reach_both_commands(tmp_path: Path, options: dict[str, Any], step: bool, shared: list[str], own: list[str]) -> None:
-    database = Database(["1_a"])
-
-    apply_migrations(make_migrations(tmp_path, database, **options), step=step, check_mode=False)
-
-    assert database.calls == [["migrate:status", *shared], ["migrate", *own, *shared], ["migrate:status", *shared]]
-
-
-def test_absolute_path_makes_all_paths_absolute(tmp_path: Path) -> None:
-    migrations = make_migrations(tmp_path, Database([]), paths=("a", "/srv/b"))
-
-    assert migrations.options() == ["--realpath", f"--path={tmp_path}/a", "--path=/srv/b"]
-
-
-def test_files_are_those_that_laravel_takes(tmp_path: Path) -> None:
-    migrations = make_migrations(tmp_path, Database(["1_a", "2_b"]), paths=("database/migrations", "more", "one/9_z.php"))
-    (tmp_path / "more").mkdir()
-    for name in ("more/1_first.php", "more/readme.php", "more/3_c.txt"):
-        (tmp_path / name).touch()
-
-    assert [path.stem for path in migrations.files()] == ["1_a", "1_first", "2_b", "9_z"]
-
-
-def broken(tmp_path: Path, database: Database, **options: Any) -> LmsError:
+def broken(migrations: Migrations) -> LmsError:
     with pytest.raises(LmsError) as caught:
-        apply_migrations(make_migrations(tmp_path, database, **options), step=False, check_mode=False)
+        apply_migrations(migrations, step=False, judged=[])
     return caught.value
 
 
-def test_broken_migration_is_reported_with_what_was_applied(tmp_path: Path) -> None:
-    database = Database(["1_a", "2_b", "3_c"])
-    database.breaks_at = "2_b"
+def test_plan_lists_what_is_pending_and_changes_nothing(make: Callable[..., Migrations]) -> None:
+    entries = [{"migration": "2_b", "statements": [{"sql": CREATE, "times": 1}]}]
+    release = Release([answer(state=state(**{"1_a": 1, "2_b": None}), empty=False, locked_by=None, plan=entries)])
 
-    error = broken(tmp_path, database)
+    result = plan_migrations(make(release), runs=False)
+
+    assert result == expected(
+        False,
+        pending=["2_b"],
+        plan=entries,
+        outcomes=[{"migration": "2_b", "outcome": "pending", "executed": []}],
+        diff={"before": {"pending": ["2_b"]}, "after": {"pending": ["2_b"]}},
+    )
+    assert [(request["action"], request["sql"]) for request in release.requests] == [("plan", True)]
+
+
+@pytest.mark.parametrize(("table", "pending", "changed"), [(True, None, True), (True, 1, False), (False, None, True)])
+def test_check_mode_tells_whether_something_would_run(
+    make: Callable[..., Migrations], table: bool, pending: int | None, changed: bool
+) -> None:
+    release = Release([answer(state=state(table, **{"1_a": pending}), empty=not table, locked_by=None, plan=[])])
+
+    result = plan_migrations(make(release), runs=True)
+
+    assert (result["changed"], result["diff"]["after"]) == (changed, {"pending": []})
+
+
+@pytest.mark.parametrize("product", ["postgresql", "mariadb"])
+def test_captured_plan_is_understood(make: Callable[..., Migrations], product: str) -> None:
+    captured = json.loads((DATA / f"plan_{product}.json").read_text(encoding="utf-8"))
+
+    result = plan_migrations(make(Release([captured])), runs=False)
+
+    assert result["pending"] == [
+        "2026_02_09_000001_add_level_to_courses_table",
+        "2026_03_10_000001_add_language_to_courses_table",
+        "2026_03_10_000002_add_credits_to_courses_table",
+    ]
+    assert [len(entry["statements"]) for entry in result["plan"]] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("product", "end"),
+    [
+        ("postgresql", "PostgreSQL rolled it back whole. No migration was applied."),
+        (
+            "mariadb",
+            "MariaDB does not roll it back: what it had executed remains. Undo that before the next run: create table `notes` "
+            "(`id` bigint unsigned not null auto_increment primary key) default character set utf8mb4 collate 'utf8mb4_unicode_ci'. "
+            "No migration was applied.",
+        ),
+    ],
+)
+def test_captured_break_is_understood(make: Callable[..., Migrations], product: str, end: str) -> None:
+    captured = json.loads((DATA / f"broken_{product}.json").read_text(encoding="utf-8"))
+
+    error = broken(make(Release(captured)))
+
+    assert error.message.startswith("Migration 2027_01_01_000001_add_notes failed: SQLSTATE[42")
+    assert error.message.endswith(end)
+
+
+def test_pending_migrations_are_applied_and_proved(make: Callable[..., Migrations]) -> None:
+    before, after = state(**{"1_a": 1, "2_b": None, "3_c": None}), state(**{"1_a": 1, "2_b": 2, "3_c": 2})
+    events = [
+        started("2_b"),
+        executed("2_b", CREATE),
+        started("3_c"),
+        answer(before=before, status=0, error=None, failed=None, after=after),
+    ]
+    release = Release([locked(before), *events])
+    judged = [{"migration": "2_b", "sha256": "x", "statements": None}]
+
+    result = apply_migrations(make(release), step=True, judged=judged)
+
+    assert result == expected(
+        True,
+        applied=["2_b", "3_c"],
+        batch=2,
+        outcomes=[
+            {"migration": "2_b", "outcome": "applied", "executed": [CREATE]},
+            {"migration": "3_c", "outcome": "applied", "executed": []},
+        ],
+        diff={"before": {"pending": ["2_b", "3_c"]}, "after": {"pending": []}},
+    )
+    assert (release.requests[0]["step"], release.requests[0]["judged"]) == (True, judged)
+
+
+def test_status_0_with_migrations_left_is_a_failure(make: Callable[..., Migrations]) -> None:
+    before = state(**{"1_a": None, "2_b": None})
+
+    error = broken(make(Release([locked(before), answer(status=0, error=None, after=before, output="Nothing to migrate.")])))
+
+    assert error.message == "artisan migrate ended with status 0, but 2 migrations are still pending: 1_a, 2_b. Read its output."
+    assert (error.details["changed"], error.details["pending"], error.details["output"]) == (False, ["1_a", "2_b"], "Nothing to migrate.")
+
+
+def test_migration_that_declines_to_run_may_stay_pending(make: Callable[..., Migrations]) -> None:
+    before = state(**{"1_a": None})
+    events = [locked(before), {"event": "declined", "migration": "1_a"}, answer(status=0, error=None, after=before)]
+
+    result = apply_migrations(make(Release(events)), step=False, judged=[])
+
+    assert (result["pending"], result["outcomes"]) == (["1_a"], [{"migration": "1_a", "outcome": "declined", "executed": []}])
+
+
+def test_broken_migration_is_reported_with_what_was_applied(make: Callable[..., Migrations]) -> None:
+    before, after = state(**{"1_a": None, "2_b": None, "3_c": None}), state(**{"1_a": 1, "2_b": None, "3_c": None})
+    final = answer(status=None, error=BROKEN, failed="2_b", after=after)
+
+    error = broken(make(Release([locked(before), started("1_a"), started("2_b"), executed("2_b", "x"), final])))
 
     assert error.message == (
-        'Migration 2_b failed: SQLSTATE[42P07]: Duplicate table: 7 ERROR:  relation "a" already exists. '
-        "PostgreSQL rolled it back whole. Applied before it: 1_a."
+        'Migration 2_b failed: SQLSTATE[42P07]: Duplicate table: 7 ERROR:  relation "a" already exists. The statement: '
+        'create table "a" ("id" int). PostgreSQL rolled it back whole. Applied before it: 1_a.'
     )
-    stdout = error.details.pop("stdout")
-    assert "2_b ..... 3ms FAIL" in stdout
     assert error.details == {
-        **expected(True, ["1_a", "2_b", "3_c"], pending=["2_b", "3_c"], applied=["1_a"], batch=1),
+        **expected(True, pending=["2_b", "3_c"], applied=["1_a"], batch=1),
+        "outcomes": [
+            {"migration": "1_a", "outcome": "applied", "executed": []},
+            {"migration": "2_b", "outcome": "failed", "executed": ["x"]},
+            {"migration": "3_c", "outcome": "pending", "executed": []},
+        ],
+        "diff": {"before": {"pending": ["1_a", "2_b", "3_c"]}, "after": {"pending": ["2_b", "3_c"]}},
         "failed_migration": "2_b",
-        "driver": "pgsql",
-        "command": "migrate",
-        "argv": MIGRATE,
-        "rc": 1,
+        "argv": ARGV,
+        "rc": 0,
+        "stdout": "Printed by a migration.",
         "stderr": "",
     }
 
 
-def test_broken_migration_without_transaction_leaves_its_work(tmp_path: Path) -> None:
-    database = Database(["1_a"])
-    database.breaks_at = "1_a"
-    migrations = make_migrations(tmp_path, database)
-    (tmp_path / "database/migrations/1_a.php").write_text("<?php public $withinTransaction = false;")
+@pytest.mark.parametrize(
+    ("ran", "changed", "remains"),
+    [
+        ([], False, "PostgreSQL does not roll it back, but nothing of it had been executed."),
+        (["x", "y"], True, "PostgreSQL does not roll it back: what it had executed remains. Undo that before the next run: x; y."),
+    ],
+)
+def test_broken_migration_without_transaction_leaves_its_work(
+    make: Callable[..., Migrations], ran: list[str], changed: bool, remains: str
+) -> None:
+    before = state(**{"1_a": None})
+    final = answer(status=None, error=BROKEN, failed="1_a", after=before)
 
-    with pytest.raises(LmsError, match=r"It declines a transaction.*No migration was applied."):
-        apply_migrations(migrations, step=False, check_mode=False)
+    error = broken(make(Release([locked(before), started("1_a", False), *(executed("1_a", sql) for sql in ran), final])))
 
-
-def test_broken_migration_on_mariadb_may_leave_a_half_made_table(tmp_path: Path) -> None:
-    database = Database(["2025_02_01_000002_add_broken_table"])
-    database.migrate_answer = (1, (DATA / "mysql_migrate_broken.txt").read_text(), "")
-
-    error = broken(tmp_path, database)
-
-    assert error.details["driver"] == "mysql"
-    assert "MySQL and MariaDB do not roll back schema changes" in error.message
-
-
-def test_failure_outside_the_database_takes_the_driver_from_the_environment(tmp_path: Path) -> None:
-    database = Database(["1_a"])
-    database.migrate_answer = (1, '  1_a ..... 3ms FAIL\n\nIn 1_a.php line 3:\n\n  Class "Nowhere" not found\n', "")
-
-    error = broken(tmp_path, database)
-
-    assert error.message == 'Migration 1_a failed: Class "Nowhere" not found. PostgreSQL rolled it back whole. No migration was applied.'
-
-
-def test_status_0_with_migrations_left_is_a_failure(tmp_path: Path) -> None:
-    database = Database(["1_a", "2_b"])
-    database.migrate_answer = (0, "   INFO  The [migrate] command is already running.\n", "")
-
-    error = broken(tmp_path, database)
-
-    assert error.message == "artisan migrate ended with status 0, but 2 migrations are still pending: 1_a, 2_b. Read its output."
-    assert (error.details["changed"], error.details["pending"]) == (False, ["1_a", "2_b"])
-
-
-def test_migration_that_declines_to_run_may_stay_pending(tmp_path: Path) -> None:
-    database = Database(["1_a", "2_b"])
-    database.declines = "1_a"
-
-    result = apply_migrations(make_migrations(tmp_path, database), step=False, check_mode=False)
-
-    assert result == expected(True, ["1_a", "2_b"], pending=["1_a"], applied=["2_b"], batch=1)
-
-
-def test_stopped_migration_is_named_by_what_is_still_pending(tmp_path: Path) -> None:
-    database = Database(["1_a", "2_b"], ran=["1_a"])
-    database.migrate_answer = (124, "", "")
-
-    error = broken(tmp_path, database)
-
-    assert error.message == (
-        "Migration 2_b failed: artisan migrate did not end within 300 seconds and was stopped. Raise timeout, or find what it waits for. "
-        "PostgreSQL rolled it back whole. No migration was applied."
-    )
-
-
-def test_database_that_goes_away_meanwhile_leaves_the_outcome_open(tmp_path: Path) -> None:
-    database = Database(["1_a", "2_b"])
-    database.breaks_at = "2_b"
-    database.goes_away = True
-
-    error = broken(tmp_path, database)
-
-    assert "Migration 2_b failed" in error.message
-    assert "What was applied is not known, because afterwards artisan migrate:status cannot use the database lms" in error.message
-    assert error.details["changed"] is True
+    assert f" {remains} No migration was applied." in error.message
+    assert error.details["changed"] is changed
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("rc", "reason"),
     [
-        (
-            "pgsql_status_wrong_password",
-            "artisan migrate:status cannot use the database lms on 127.0.0.1:5432 (connection pgsql): "
-            'password authentication failed for user "lms_user". Correct DB_USERNAME and DB_PASSWORD in .env.',
-        ),
-        (
-            "mysql_status_refused",
-            "artisan migrate:status cannot use the database lms on 192.0.2.9:5432 (connection mysql): "
-            "Connection refused. Start the database, or correct DB_HOST and DB_PORT in .env.",
-        ),
+        (124, "it did not end within 300 seconds and was stopped. Raise timeout, or find what it waits for."),
+        (137, "PHP was killed: by somebody, for want of memory, or because it did not end within 300 seconds."),
+        (255, "PHP ended with status 255: PHP Fatal error:  last."),
     ],
 )
-def test_database_that_cannot_be_used_is_named_without_its_password(tmp_path: Path, name: str, message: str) -> None:
-    class Unreachable(Database):
-        def status(self) -> tuple[int, str, str]:
-            return (1, (DATA / f"{name}.txt").read_text(), "")
+def test_run_that_ends_without_a_word_is_looked_after(make: Callable[..., Migrations], rc: int, reason: str) -> None:
+    before = state(**{"1_a": None, "2_b": None})
+    release = Release((rc, [locked(before), started("1_a"), started("2_b")]), looked(state(**{"1_a": 1, "2_b": None})))
+
+    error = broken(make(release))
+
+    assert error.message == f"Migration 2_b failed: {reason} PostgreSQL rolled it back whole. Applied before it: 1_a."
+    assert [(request["action"], request.get("sql")) for request in release.requests] == [("run", None), ("plan", False)]
+
+
+def test_run_that_was_killed_after_its_last_migration_blames_none(make: Callable[..., Migrations]) -> None:
+    before = state(**{"1_a": None})
+
+    error = broken(make(Release((137, [locked(before), started("1_a")]), looked(state(**{"1_a": 1})))))
+
+    assert error.message.startswith("artisan migrate failed: PHP was killed")
+    assert (error.details["failed_migration"], error.details["applied"]) == (None, ["1_a"])
+
+
+def test_database_that_goes_away_meanwhile_leaves_the_outcome_open(make: Callable[..., Migrations]) -> None:
+    release = Release([locked(state(**{"1_a": None})), started("1_a"), answer(error=REFUSED)], [answer(error=REFUSED)])
+
+    error = broken(make(release))
+
+    assert error.message == (
+        f"Migration 1_a failed: {REFUSED['message']} (/vendor/Connector.php:70). What was applied is not known, because afterwards Laravel "
+        "cannot use the database lms on 192.0.2.9:5432 (connection pgsql): Connection refused. Start the database, or correct DB_HOST and "
+        "DB_PORT in .env."
+    )
+    assert error.details["changed"] is True
+
+
+def test_lock_that_is_held_names_its_holder_and_the_way_out(make: Callable[..., Migrations]) -> None:
+    holder = {"pid": 42, "user": "lms", "host": "192.0.2.7", "name": "lms migrations on app2", "since": "2026-11-25T13:00:00Z"}
+
+    error = broken(make(Release([answer(locked_by=holder)])))
+
+    assert error.message == (
+        "Another run holds the lock on the migrations of the database lms on 192.0.2.9:5432 (connection pgsql): PostgreSQL session 42 of "
+        "user lms from 192.0.2.7 since 2026-11-25T13:00:00Z (lms migrations on app2). Nothing was run. Wait until it has ended. If its run "
+        "is gone, end the session: select pg_terminate_backend(42)"
+    )
+    assert (error.details["changed"], error.details["locked_by"]) == (False, holder)
+
+
+def test_holder_that_cannot_be_seen_is_an_error_too(make: Callable[..., Migrations]) -> None:
+    assert "It has just ended, or cannot be seen." in broken(make(Release([answer(locked_by={"pid": None})]))).message
+
+
+def test_migrations_that_were_not_judged_do_not_run(make: Callable[..., Migrations]) -> None:
+    before = state(**{"1_a": None})
+
+    error = broken(make(Release([locked(before), answer(other_plan=True)])))
+
+    assert error.message == (
+        "The pending migrations are not the ones that were judged: another run, or a change of the release, came between. "
+        "Pending now: 1_a. Run the task again."
+    )
+
+
+def test_lock_timeout_says_what_to_do(make: Callable[..., Migrations]) -> None:
+    message = "SQLSTATE[55P03]: Lock not available: 7 ERROR:  canceling statement due to lock timeout"
+    final = answer(error={"message": message, "text": message, "sql": CREATE}, failed="1_a", after=state(**{"1_a": None}))
+
+    error = broken(make(Release([locked(state(**{"1_a": None})), started("1_a"), final])))
+
+    assert f"{message}. Another session kept a table locked for longer than lock_timeout." in error.message
+
+
+def test_database_that_cannot_be_used_is_named_with_the_way_out(make: Callable[..., Migrations]) -> None:
+    with pytest.raises(LmsError) as caught:
+        plan_migrations(make(Release([answer(error=REFUSED)])), runs=False)
+
+    assert caught.value.message == (
+        "Laravel cannot use the database lms on 192.0.2.9:5432 (connection pgsql): Connection refused. "
+        "Start the database, or correct DB_HOST and DB_PORT in .env."
+    )
+
+
+def test_application_that_does_not_start_is_an_error_with_its_place(make: Callable[..., Migrations], tmp_path: Path) -> None:
+    error = {"message": 'Class "Nowhere" not found', "text": 'Class "Nowhere" not found', "sql": None, "file": "/srv/x.php", "line": 3}
 
     with pytest.raises(LmsError) as caught:
-        plan_migrations(make_migrations(tmp_path, Unreachable([])))
+        plan_migrations(make(Release([answer(error=error)])), runs=False)
 
-    assert caught.value.message == message
-    assert "s3cret" not in str(caught.value.as_result())
-
-
-def test_settings_hold_no_credentials(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text(ENV)
-
-    assert read_settings(tmp_path / ".env") == {"DB_CONNECTION": "pgsql", "DB_HOST": "192.0.2.9", "DB_PORT": "5432", "DB_DATABASE": "lms"}
-    assert read_settings(tmp_path / "none") == {}
+    assert caught.value.message == f'Laravel in {tmp_path} cannot plan its migrations: Class "Nowhere" not found (/srv/x.php:3).'
 
 
-def test_environment_of_the_task_wins_over_the_file(tmp_path: Path) -> None:
-    make_migrations(tmp_path, Database([]))
-    artisan = Artisan(Database([]), str(tmp_path), environment={"DB_CONNECTION": "mysql", "DB_PORT": 3306, "DB_PASSWORD": "x"})
+@pytest.mark.parametrize(
+    ("options", "fields"),
+    [
+        ({}, {"database": None, "paths": [], "lock_timeout": 5, "statement_timeout": 300}),
+        ({"database": "reporting"}, {"database": "reporting"}),
+        ({"paths": ("a", "/srv/b")}, {"paths": ["a", "/srv/b"]}),
+        ({"lock_timeout": 0, "statement_timeout": 0}, {"lock_timeout": 0, "statement_timeout": 0}),
+        ({"name": "lms migrations on app1"}, {"name": "lms migrations on app1"}),
+    ],
+)
+def test_every_option_reaches_the_script(make: Callable[..., Migrations], options: dict[str, Any], fields: dict[str, Any]) -> None:
+    release = Release(looked(state()))
 
-    assert Migrations(artisan).connection() == Connection("mysql", "mysql", "192.0.2.9", "3306", "lms")
+    plan_migrations(make(release, **options), runs=False)
+
+    assert {name: release.requests[0][name] for name in fields} == fields
 
 
-def test_place_of_another_connection_is_not_guessed(tmp_path: Path) -> None:
-    assert make_migrations(tmp_path, Database([]), database="reporting").connection() == Connection("reporting")
+def test_script_reaches_php_by_standard_input_alone(make: Callable[..., Migrations], tmp_path: Path) -> None:
+    release = Release(looked(state()))
+
+    plan_migrations(make(release), runs=False)
+
+    argv, options = release.calls[0]
+    assert argv == ["timeout", "--kill-after=10", "300", *ARGV]
+    assert (options["cwd"], options["umask"]) == (str(tmp_path), 0o027)
+
+
+def test_php_that_cannot_be_run_is_named(make: Callable[..., Migrations]) -> None:
+    def run_command(_argv: list[str], **_options: Any) -> tuple[int, str, str]:
+        return (127, "", "timeout: failed to run command 'php': No such file or directory")
+
+    with pytest.raises(LmsError, match="php cannot be run as php"):
+        plan_migrations(make(run_command), runs=False)
+
+
+def test_release_without_packages_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(LmsError, match=r"has no vendor/autoload\.php\. Install its Composer packages first\."):
+        plan_migrations(Migrations(Artisan(Release(), str(tmp_path))), runs=False)
 
 
 def test_check_mode_accepts_a_release_that_is_not_there_yet(tmp_path: Path) -> None:
-    artisan = Artisan(Database([]), str(tmp_path / "next"))
+    artisan = Artisan(Release(), str(tmp_path / "next"))
 
     assert guard_release(artisan, check_mode=True) == f"There is no directory {tmp_path}/next. Set chdir to a release that exists."
     with pytest.raises(LmsError):
@@ -350,8 +421,8 @@ def test_check_mode_accepts_a_release_that_is_not_there_yet(tmp_path: Path) -> N
 def test_check_mode_accepts_a_release_without_packages(tmp_path: Path) -> None:
     (tmp_path / "artisan").touch()
 
-    assert guard_release(Artisan(Database([]), str(tmp_path)), check_mode=True) == f"The release {tmp_path} has no vendor/autoload.php yet."
+    assert guard_release(Artisan(Release(), str(tmp_path)), check_mode=True) == f"The release {tmp_path} has no vendor/autoload.php yet."
 
 
 def test_skipped_result_has_the_same_keys() -> None:
-    assert set(skipped_result("no")) == set(expected(False, []))
+    assert set(skipped_result("no")) == set(expected(False))

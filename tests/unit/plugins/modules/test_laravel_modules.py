@@ -5,53 +5,74 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.bitflow.lms.plugins.module_utils._artisan import Artisan
+from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._expectation import Expectation
 from ansible_collections.bitflow.lms.plugins.module_utils._fpm_probe import Probe
 from ansible_collections.bitflow.lms.plugins.module_utils._migrations import Migrations
 from ansible_collections.bitflow.lms.plugins.modules import artisan_migrate, fpm_probe
 
-PENDING = "\n  Migration name ... Batch / Status  \n  1_a ..... Pending  \n"
-DONE = "\n  Migration name ... Batch / Status  \n  1_a ..... [1] Ran  \n"
+PENDING = {"table": True, "migrations": [{"migration": "1_a", "batch": None}]}
+DONE = {"table": True, "migrations": [{"migration": "1_a", "batch": 1}]}
+PLAN = [{"event": "answer", "state": PENDING, "empty": False, "plan": []}]
+RUN = [
+    {"event": "locked", "before": PENDING},
+    {"event": "answer", "status": 0, "error": None, "after": DONE, "before": PENDING},
+]
 
 
 class Host:
-    """A run_command that answers from a list and records the commands."""
+    """A run_command that answers a request of the migrations' script, and records what was asked for."""
 
-    def __init__(self, *answers: str) -> None:
-        self.answers = list(answers)
-        self.commands: list[str] = []
+    def __init__(self, events: list[dict[str, Any]]) -> None:
+        self.events = events
+        self.actions: list[str] = []
 
-    def __call__(self, argv: list[str], **_options: Any) -> tuple[int, str, str]:
-        self.commands.append(argv[7])
-        return (0, self.answers.pop(0), "")
+    def __call__(self, _argv: list[str], **options: Any) -> tuple[int, str, str]:
+        request = json.loads(base64.b64decode(options["data"].rpartition("base64_decode('")[2].partition("'")[0]))
+        self.actions.append(request["action"])
+        return (0, "".join(f"{request['marker']}{json.dumps(event)}\n" for event in self.events), "")
 
 
 @pytest.mark.parametrize(
-    ("state", "check_mode", "answers", "commands", "changed"),
+    ("state", "check_mode", "events", "action", "changed"),
     [
-        ("planned", False, [PENDING], ["migrate:status"], False),
-        ("planned", True, [PENDING], ["migrate:status"], False),
-        ("migrated", True, [PENDING], ["migrate:status"], True),
-        ("migrated", False, [PENDING, "", DONE], ["migrate:status", "migrate", "migrate:status"], True),
-        ("migrated", False, [DONE], ["migrate:status"], False),
+        ("planned", False, PLAN, "plan", False),
+        ("planned", True, PLAN, "plan", False),
+        ("migrated", True, PLAN, "plan", True),
+        ("migrated", False, RUN, "run", True),
     ],
 )
 def test_state_and_check_mode_decide_what_runs(
-    tmp_path: Path, state: str, check_mode: bool, answers: list[str], commands: list[str], changed: bool
+    tmp_path: Path, state: str, check_mode: bool, events: list[dict[str, Any]], action: str, changed: bool
 ) -> None:
-    (tmp_path / "vendor").mkdir()
-    (tmp_path / "vendor/autoload.php").touch()
-    (tmp_path / "artisan").touch()
-    host = Host(*answers)
+    host = Host(events)
 
-    result = artisan_migrate.run(Migrations(Artisan(host, str(tmp_path))), state, step=False, check_mode=check_mode)
+    result = artisan_migrate.run(make_migrations(tmp_path, host), {"state": state, "step": False, "judged": []}, check_mode)
 
-    assert (host.commands, result["changed"]) == (commands, changed)
+    assert (host.actions, result["changed"]) == ([action], changed)
+
+
+def test_migrations_that_nobody_judged_do_not_run(tmp_path: Path) -> None:
+    host = Host([])
+
+    with pytest.raises(LmsError, match="judged is not set"):
+        artisan_migrate.run(make_migrations(tmp_path, host), {"state": "migrated", "step": False, "judged": None}, False)
+
+    assert host.actions == []
+
+
+def make_migrations(release: Path, host: Host) -> Migrations:
+    (release / "vendor").mkdir()
+    (release / "vendor/autoload.php").touch()
+    (release / "artisan").touch()
+    return Migrations(Artisan(host, str(release)))
 
 
 PARAMS: dict[str, Any] = {
