@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -203,6 +205,21 @@ class Database:
             return plan
         wanted = {"state": state, "approved": list(approved), "backup_confirmed": False}
         return carry_out(plan, wanted, check_mode, lambda judged: ask("migrated", judged))
+
+    def play(self, version: str, *arguments: str, **options: Any) -> str:
+        """Run the task itself, as an operator's playbook does, and return what it printed."""
+        inventory = {"all": {"hosts": {self.host.name: {"ansible_connection": "community.docker.docker"}}}}
+        (RELEASES / "hosts.json").write_text(json.dumps(inventory))
+        task = json.dumps({"chdir": str(RELEASES / version), "environment": self.environment, **options})
+        argv = ["ansible", "all", "-i", RELEASES / "hosts.json", "-m", "bitflow.lms.artisan_migrate", "-a", task, *arguments]
+        environment = {
+            **os.environ,
+            "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
+            "ANSIBLE_COLLECTIONS_PATH": str(PROJECT / "collections"),
+            "ANSIBLE_NOCOLOR": "1",
+        }
+        process = subprocess.run(argv, cwd=PROJECT, env=environment, check=False, capture_output=True, text=True)
+        return f"{process.returncode}\n{process.stdout}{process.stderr}"
 
     def session(self, *statements: str) -> subprocess.Popen[str]:
         """Open a session of somebody else that executes statements and stays for as long as its last one takes."""

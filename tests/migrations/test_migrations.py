@@ -290,3 +290,20 @@ def test_migrations_that_changed_after_they_were_judged_do_not_run(database: Dat
 
     assert "The pending migrations are not the ones that were judged" in failed(result)
     assert "enrolments" in database.tables()
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@pytest.mark.migrated("v1")
+def test_task_shows_the_plan_as_a_diff_and_refuses_what_is_not_safe(database: Database) -> None:
+    before = database.tables()
+
+    check = database.play("v7-contract", "--check", "--diff", state="migrated")
+    run = database.play("v7-contract", state="migrated")
+
+    assert check.startswith("0\n")
+    assert f"+{DROP_NAME}: contract" in check
+    assert "is not safe beside the running version" in check
+    assert run.startswith("2\n")
+    assert f"Or approve it by name: -e lms_migrations_approved={DROP_NAME}" in run
+    assert database.environment["APP_KEY"] not in check + run
+    assert (database.tables(), database.sql("select count(*) from migrations")) == (before, ["4"])
