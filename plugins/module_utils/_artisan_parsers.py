@@ -17,14 +17,6 @@ VERSION_NUMBER = re.compile(r"^\d+(\.\d+)*$")
 
 
 @dataclass(frozen=True)
-class Migration:
-    """One migration file, and the batch that ran it (None while it is pending)."""
-
-    name: str
-    batch: int | None
-
-
-@dataclass(frozen=True)
 class UnknownCommand:
     """What artisan answers to a command that it does not have."""
 
@@ -78,60 +70,6 @@ def version_refusal(version: str, minimum: str | None, maximum: str | None) -> s
         if numbers[: len(limit)] > limit:
             return f"Laravel {version} is newer than version_max {maximum}."
     return None
-
-
-DOTTED_STATUS = re.compile(r"^\s*(?P<name>\S+)\s+(?:\.+\s+)?(?:(?P<pending>Pending)|\[(?P<batch>\d+)\]\s+Ran)\s*$")
-TABLE_STATUS = re.compile(r"^\|\s*(?P<ran>Yes|No)\s*\|\s*(?P<name>\S+)\s*\|\s*(?P<batch>\d*)\s*\|\s*$")
-STATUS_FURNITURE = re.compile(r"^\s*$|^\s*Migration name\b|^\|\s*Ran\?|^[+-]+$")
-NO_TABLE = re.compile(r"Migration table not found")
-NO_MIGRATIONS = re.compile(r"No migrations found")
-
-
-def migration_table_missing(text: str) -> bool:
-    """Tell whether migrate:status found a database without the table of migrations."""
-    return bool(NO_TABLE.search(text))
-
-
-def parse_migration_status(text: str) -> list[Migration]:
-    """Return the migrations in the output of migrate:status, as Laravel 8 (a table) or a later one (dotted lines) prints it."""
-    migrations: list[Migration] = []
-    strange: list[str] = []
-    for line in text.splitlines():
-        dotted = DOTTED_STATUS.match(line)
-        table = TABLE_STATUS.match(line)
-        if dotted:
-            migrations.append(Migration(dotted.group("name"), int(dotted.group("batch")) if dotted.group("batch") else None))
-        elif table:
-            ran = table.group("ran") == "Yes"
-            migrations.append(Migration(table.group("name"), int(table.group("batch") or 0) if ran else None))
-        elif not STATUS_FURNITURE.match(line) and (line.startswith("|") or " .." in line):
-            strange.append(line.strip())
-    if strange:
-        raise LmsError(f"artisan migrate:status printed a line that is not understood: {strange[0]}", stdout=text)
-    if not migrations and not NO_MIGRATIONS.search(text):
-        raise LmsError("artisan migrate:status printed no list of migrations.", stdout=text)
-    return migrations
-
-
-FAILED_MIGRATION = re.compile(r"^\s*(?P<name>\S+)\s+(?:\.+\s+)?[\d.,]+\s?m?s(?:\s[\d.,]+\s?m?s)?\s+FAIL\s*$", re.MULTILINE)
-SKIPPED_MIGRATION = re.compile(r"^\s*(?P<name>\S+)\s+(?:\.+\s+)?(?:[\d.,]+\s?m?s\s+)?SKIPPED\s*$", re.MULTILINE)
-STARTED_MIGRATION = re.compile(r"^Migrating:\s+(?P<name>\S+)\s*$", re.MULTILINE)
-ENDED_MIGRATION = re.compile(r"^Migrated:\s+(?P<name>\S+)", re.MULTILINE)
-
-
-def parse_failed_migration(text: str) -> str | None:
-    """Return the migration that broke, as the output of migrate names it."""
-    dotted = FAILED_MIGRATION.findall(text)
-    if dotted:
-        return str(dotted[-1])
-    ended = set(ENDED_MIGRATION.findall(text))
-    open_ones = [name for name in STARTED_MIGRATION.findall(text) if name not in ended]
-    return open_ones[-1] if open_ones else None
-
-
-def parse_skipped_migrations(text: str) -> list[str]:
-    """Return the migrations that declined to run by their own shouldRun()."""
-    return sorted(SKIPPED_MIGRATION.findall(text))
 
 
 EXCEPTION = re.compile(r"^In \S+ line \d+:\s*\n(?P<body>.*?)(?=^\s*$\n\s*^In \S+ line \d+:|\Z)", re.MULTILINE | re.DOTALL)

@@ -9,18 +9,13 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.bitflow.lms.plugins.module_utils._artisan_parsers import (
-    Migration,
     StorageLink,
     SyntaxProblem,
     UnknownCommand,
     error_message,
-    migration_table_missing,
     parse_blade_source,
     parse_command_list,
-    parse_failed_migration,
     parse_lint,
-    parse_migration_status,
-    parse_skipped_migrations,
     parse_storage_links,
     parse_unknown_command,
     parse_unknown_option,
@@ -32,83 +27,10 @@ from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsErro
 
 DATA = Path(__file__).parent / "data" / "artisan"
 ALL = pytest.mark.parametrize("laravel", ["laravel8", "laravel10", "laravel13"])
-LONG = "2025_02_01_000003_" + "a_very_long_migration_name_" * 7 + "end"
-FIRST_FOUR = [
-    Migration("2025_01_01_000001_create_students_table", 1),
-    Migration("2025_01_01_000002_create_courses_table", 1),
-    Migration("2025_01_01_000003_create_enrolments_table", 1),
-    Migration("2025_01_01_000004_create_failed_jobs_table", 1),
-]
 
 
 def captured(laravel: str, name: str) -> str:
     return (DATA / laravel / f"{name}.txt").read_text(encoding="utf-8")
-
-
-@ALL
-def test_status_lists_what_ran(laravel: str) -> None:
-    assert parse_migration_status(captured(laravel, "pgsql_status_all")) == FIRST_FOUR
-
-
-@ALL
-def test_status_lists_what_is_pending_however_long_its_name(laravel: str) -> None:
-    assert parse_migration_status(captured(laravel, "pgsql_status_some")) == [
-        *FIRST_FOUR,
-        Migration("2025_02_01_000001_add_notes_table", None),
-        Migration("2025_02_01_000002_add_broken_table", None),
-        Migration(LONG, None),
-    ]
-
-
-@ALL
-def test_status_tells_batches_apart(laravel: str) -> None:
-    status = parse_migration_status(captured(laravel, "pgsql_status_after"))
-
-    assert [one.batch for one in status] == [1, 1, 1, 1, 2, None, None]
-
-
-@ALL
-@pytest.mark.parametrize("driver", ["pgsql", "mysql"])
-def test_empty_database_is_told_apart_from_one_that_cannot_be_reached(laravel: str, driver: str) -> None:
-    names = ["status_empty", "status_wrong_password", "status_refused", "status_no_database", "status_unknown_host"]
-
-    assert [migration_table_missing(captured(laravel, f"{driver}_{name}")) for name in names] == [True, False, False, False, False]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "PHP Deprecated: something\n",
-        "  2025_01_01_000001_a ...... Pending\n  2025_01_01_000002_b ...... Perhaps\n",
-        "| Maybe | 1_a | |\n",
-    ],
-)
-def test_status_that_is_not_understood_is_an_error(text: str) -> None:
-    with pytest.raises(LmsError):
-        parse_migration_status(text)
-
-
-def test_project_without_migrations_has_none() -> None:
-    assert parse_migration_status("\n   INFO  No migrations found.  \n\n") == []
-
-
-@ALL
-@pytest.mark.parametrize("driver", ["pgsql", "mysql"])
-def test_broken_migration_is_named(laravel: str, driver: str) -> None:
-    assert parse_failed_migration(captured(laravel, f"{driver}_migrate_broken")) == "2025_02_01_000002_add_broken_table"
-
-
-@ALL
-@pytest.mark.parametrize("name", ["pgsql_migrate", "pgsql_migrate_nothing", "pgsql_status_wrong_password"])
-def test_good_run_names_no_broken_migration(laravel: str, name: str) -> None:
-    assert parse_failed_migration(captured(laravel, name)) is None
-
-
-def test_migration_that_declined_to_run_is_named() -> None:
-    text = "   INFO  Running migrations.  \n\n  2025_01_01_000001_a ........ 1ms SKIPPED\n  2025_01_01_000002_b ........ 2ms DONE\n"
-
-    assert parse_skipped_migrations(text) == ["2025_01_01_000001_a"]
 
 
 @ALL
