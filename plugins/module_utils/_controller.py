@@ -17,6 +17,8 @@ from typing import Any
 PROCESSES = Path("/proc")
 # How long a step of a run that is dead may take to end (seconds).
 LAST_STEP = 60
+# How often to see whether the holder is still alive (seconds).
+LOOK_INTERVAL = 10
 
 
 def identity_of(pid: int, processes: Path = PROCESSES) -> str:
@@ -77,11 +79,17 @@ def take_lease(
     """Take a lease; if a run of this control host holds it that is dead, take it from that run and from nobody else."""
     details = {**run, **{key: value for key, value in (options.get("details") or {}).items() if value}}
     asked = {**options, "details": details}
+    remaining = float(options.get("wait") or 0)
     result = execute({**asked, "wait": 0})
-    holder = result.get("holder") or {}
-    blocked = result.get("failed") or result.get("blocked")
-    if not blocked or not holder:
-        return result
-    if options.get("steal", "expired") != "never" and dead(holder.get("process", "")):
-        return execute({**asked, "dead_owner": holder["owner"], "wait": max(float(options.get("wait") or 0), LAST_STEP)})
-    return execute(asked) if float(options.get("wait") or 0) > 0 else result
+    while (result.get("failed") or result.get("blocked")) and result.get("holder"):
+        holder = result["holder"]
+        if options.get("steal", "expired") != "never" and dead(holder.get("process", "")):
+            return execute({**asked, "dead_owner": holder["owner"], "wait": max(remaining, LAST_STEP)})
+        # In check mode the host only says who would block.
+        if remaining <= 0 or result.get("blocked"):
+            break
+        # Not all at once: the holder may die meanwhile.
+        wait = min(remaining, LOOK_INTERVAL)
+        result = execute({**asked, "wait": wait})
+        remaining -= wait
+    return result

@@ -337,7 +337,7 @@ def check_environment(required: Sequence[str], names: Sequence[str]) -> Check:
     if not missing:
         return Check("environment", f"It has all {len(set(required))} required names.")
     listed = ", ".join(missing)
-    return Check("environment", f"It lacks {listed}.", f"The environment has no {listed}.", "Give each of them a value.")
+    return Check("environment", f"It lacks {listed}.", f"The environment has no {listed}.", "Give every required name a value.")
 
 
 def check_drivers(drivers: Mapping[str, Any], hosts_count: int) -> list[Check]:

@@ -137,6 +137,30 @@ def test_from_a_living_run_it_is_not_taken(options: dict[str, Any], dead: bool, 
     assert not any("dead_owner" in call for call in host.asked)
 
 
+def test_a_run_that_dies_while_another_waits_is_not_waited_for_any_longer() -> None:
+    host = Host(HELD, HELD, HELD, DONE)
+    judgements = iter([False, False, True])
+
+    result = take_lease(host, {"owner": "ours", "wait": 300}, RUN, dead=lambda _process: next(judgements))
+
+    assert result == DONE
+    assert [(call["wait"], call.get("dead_owner")) for call in host.asked] == [(0, None), (10, None), (10, None), (280, "theirs")]
+
+
+def test_waiting_ends_with_the_last_answer() -> None:
+    host = Host(HELD, HELD, HELD)
+
+    assert take_lease(host, {"owner": "ours", "wait": 15}, RUN, dead=lambda _process: False) == HELD
+    assert [call["wait"] for call in host.asked] == [0, 10, 5]
+
+
+def test_a_plan_waits_for_nobody() -> None:
+    blocked = {"blocked": "held", "holder": HELD["holder"]}
+    host = Host(blocked)
+
+    assert take_lease(host, {"owner": "ours", "wait": 300}, RUN, dead=lambda _process: False) == blocked
+
+
 def test_a_failure_without_a_holder_is_passed_on() -> None:
     failure = {"failed": True, "msg": "There is no directory /srv/lms"}
 

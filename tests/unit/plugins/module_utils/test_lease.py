@@ -123,8 +123,8 @@ def races(kind: type[Lessor], path: Path, rounds: int, contenders: int) -> list[
     return [sum(winners[start : start + contenders]) for start in range(0, rounds * contenders, contenders)]
 
 
-def test_of_two_hundred_races_each_has_one_winner(tmp_path: Path) -> None:
-    assert races(Lessor, tmp_path, rounds=200, contenders=4) == [1] * 200
+def test_lock_is_exclusive_300x(tmp_path: Path) -> None:
+    assert races(Lessor, tmp_path, rounds=300, contenders=4) == [1] * 300
 
 
 def test_to_look_and_then_to_write_lets_several_win(tmp_path: Path) -> None:

@@ -427,7 +427,7 @@ def test_an_authority_that_is_not_there_is_not_taken_for_a_service_that_is_down(
 
 def test_names_that_are_missing_are_listed() -> None:
     assert check_environment(["APP_KEY", "DB_HOST", "DB_PASSWORD"], ["DB_HOST", "OTHER"]) == Check(
-        "environment", "It lacks APP_KEY, DB_PASSWORD.", "The environment has no APP_KEY, DB_PASSWORD.", "Give each of them a value."
+        "environment", "It lacks APP_KEY, DB_PASSWORD.", "The environment has no APP_KEY, DB_PASSWORD.", "Give every required name a value."
     )
     assert check_environment(["APP_KEY"], ["APP_KEY"]) == Check("environment", "It has all 1 required names.")
 
