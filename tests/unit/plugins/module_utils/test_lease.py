@@ -77,6 +77,22 @@ class WithoutIdleness(Lessor):
         yield True
 
 
+class WithoutFencing(Lessor):
+    """A lease that nobody looks at before acting: the guard is off."""
+
+    def renew(self, owner: str) -> None:
+        del owner
+
+
+class WithoutDoubt(Lessor):
+    """A lease that is free when it cannot be understood: the guard is off."""
+
+    def _read(self) -> Lease | None:
+        with contextlib.suppress(ValueError):
+            return super()._read()
+        return None
+
+
 def hold(lessor: Lessor, owner: str, **claim: Any) -> Lease:
     """Take the lease."""
     return lessor.hold(Claim(owner, **claim))[1]
@@ -295,6 +311,14 @@ def test_half_a_lease_is_never_taken_for_a_free_one(lessor: Lessor, content: str
     assert hold(lessor, OURS, steal="force").owner == OURS
 
 
+def test_without_doubt_a_damaged_lease_is_taken_from_a_deployment_that_runs(tmp_path: Path) -> None:
+    lessor = WithoutDoubt(tmp_path)
+    hold(lessor, OURS)
+    lessor.file.write_text(lessor.file.read_text()[:-20])
+
+    assert hold(lessor, THEIRS).owner == THEIRS
+
+
 @pytest.mark.parametrize("name", ["since", "expires_at", "owner", "ttl", "expires_uptime", "boot"])
 def test_every_field_of_a_lease_is_checked(lessor: Lessor, name: str) -> None:
     hold(lessor, OURS)
@@ -358,6 +382,15 @@ def test_who_lost_the_lease_cannot_act(lessor: Lessor, clock: Clock) -> None:
     assert holder(lessor.path) == THEIRS
 
 
+def test_without_fencing_two_owners_act_at_once(tmp_path: Path) -> None:
+    lessor = WithoutFencing(tmp_path)
+    hold(lessor, OURS)
+    hold(lessor, THEIRS, steal="force")
+
+    with lessor.acting(THEIRS), lessor.acting(OURS):
+        assert holder(tmp_path) == THEIRS
+
+
 def test_nobody_acts_without_a_lease(tmp_path: Path) -> None:
     lessor = Lessor(tmp_path)
 
@@ -381,8 +414,8 @@ from ansible_collections.bitflow.lms.plugins.module_utils._lease import acting
 import subprocess
 try:
     with acting({"path": sys.argv[1], "owner": sys.argv[2]}) as descriptors:
-        if sys.argv[3] == "child":
-            child = subprocess.Popen(["sleep", "60"], pass_fds=descriptors)
+        if sys.argv[3]:
+            child = subprocess.Popen(["sleep", "60"], pass_fds=descriptors if sys.argv[3] == "inherits" else ())
             print(child.pid, flush=True)
         print("acts", flush=True)
         time.sleep(60)
@@ -473,7 +506,7 @@ def test_sigkilled_lock_expires(tmp_path: Path) -> None:
 def test_the_program_of_a_killed_module_still_counts_as_at_work(tmp_path: Path) -> None:
     lessor = Lessor(tmp_path)
     hold(lessor, OURS)
-    with actor(tmp_path, OURS, "child") as process:
+    with actor(tmp_path, OURS, "inherits") as process:
         child = int(line_of(process))
         assert line_of(process) == "acts"
         process.kill()
@@ -485,6 +518,22 @@ def test_the_program_of_a_killed_module_still_counts_as_at_work(tmp_path: Path) 
         os.kill(child, signal.SIGKILL)
     until(lambda: not lessor.look().busy)
     assert hold(lessor, THEIRS, steal="force").owner == THEIRS
+
+
+def test_without_the_inherited_lock_the_program_of_a_killed_module_is_overlooked(tmp_path: Path) -> None:
+    lessor = Lessor(tmp_path)
+    hold(lessor, OURS)
+    with actor(tmp_path, OURS, "does not inherit") as process:
+        child = int(line_of(process))
+        assert line_of(process) == "acts"
+        process.kill()
+        process.wait()
+
+        taken = hold(lessor, THEIRS, steal="force")
+
+        # It still runs: a kill of a process that has ended would fail.
+        os.kill(child, signal.SIGKILL)
+    assert taken.owner == THEIRS
 
 
 def test_an_owner_whose_lease_was_taken_cannot_begin_another_step(tmp_path: Path) -> None:
