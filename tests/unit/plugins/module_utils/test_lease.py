@@ -398,8 +398,9 @@ def test_without_fencing_two_owners_act_at_once(tmp_path: Path) -> None:
 def test_nobody_acts_without_a_lease(tmp_path: Path) -> None:
     lessor = Lessor(tmp_path)
 
-    for prepare in (lambda: None, lambda: lessor.directory.mkdir()):
-        prepare()
+    for prepared in (False, True):
+        if prepared:
+            lessor.directory.mkdir()
         with pytest.raises(LmsError, match=r"Take the lease with deploy_lock first|nobody does"), lessor.acting(OURS):
             raise AssertionError
 
