@@ -87,6 +87,10 @@ def applications(host):
     point_to(host, "1")
     for kind, socket, name in [("fastcgi", "php", "php"), ("http", "one", "one"), ("http", "two", "two")]:
         start(host, f"application-{name}", "python3", "/srv/applications.py", kind, f"/run/applications/{socket}.sock", name)
+    for release in "12":
+        socket = f"/srv/backend/releases/{release}/run/fpm.sock"
+        start(host, f"application-of-release-{release}", "python3", "/srv/applications.py", "fastcgi", socket, release)
+        host.check_output("timeout 10 sh -c 'until [ -S %s ]; do sleep 0.1; done'", socket)
     host.check_output("timeout 10 sh -c 'until [ -S /run/applications/two.sock ]; do sleep 0.1; done'")
     host.check_output("ln -sfn one.sock /run/applications/current.sock")
 
@@ -112,6 +116,19 @@ def test_the_next_request_after_a_switch_reaches_the_new_release(host):
     assert after["DOCUMENT_ROOT"] == "/srv/backend/releases/2/public"
     assert after["QUERY_STRING"] == "page=2"
     assert file == "file-of-2"
+
+
+def test_one_link_decides_for_socket_and_files_and_the_script_stays(host):
+    seen = []
+    for release in ["1", "2", "1"]:
+        point_to(host, release)
+        answer = visit(host, "/courses?page=2", "fixed", 8002)
+        seen.append((json.loads(answer.body)["name"], visit(host, "/file.txt", "fixed", 8002).body))
+
+    assert seen == [("1", "file-of-1"), ("2", "file-of-2"), ("1", "file-of-1")]
+    assert answer.told["SCRIPT_FILENAME"] == "/srv/backend/live/release/public/index.php"
+    assert answer.told["DOCUMENT_ROOT"] == "/srv/backend/live/release/public"
+    assert (answer.told["SCRIPT_NAME"], answer.told["QUERY_STRING"]) == ("/index.php", "page=2")
 
 
 def test_the_next_request_after_a_switched_socket_reaches_the_new_process(host):
