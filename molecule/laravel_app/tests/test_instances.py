@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -51,10 +52,16 @@ def is_active(host, release):
 def make_release(host, release, files):
     """Lay a release out as a deployment does, and forget an earlier instance of it."""
     directory = f"{ROOT}/releases/{release}"
-    host.run("systemctl disable --now %s", unit(release))
-    host.check_output("rm -rf %s && install -d -o lms-deploy -g lms %s/public && install -d -o lms -g lms %s/storage", *[directory] * 3)
-    for name, content in {"mark": release, "public/index.php": INDEX, "public/slow.php": SLOW, **files}.items():
-        host.check_output("printf %%s %s > %s", content, f"{directory}/{name}")
+    writes = [
+        f"printf %s {shlex.quote(content)} > {directory}/{name}"
+        for name, content in {"mark": release, "public/index.php": INDEX, "public/slow.php": SLOW, **files}.items()
+    ]
+    commands = [
+        f"systemctl disable --quiet --now {unit(release)}; rm -rf {directory}",
+        f"install -d -o lms-deploy -g lms {directory}/public && install -d -o lms -g lms {directory}/storage",
+        *writes,
+    ]
+    host.check_output("sh -c %s", " && ".join(commands))
 
 
 @pytest.fixture(autouse=True)
