@@ -16,30 +16,30 @@ from ansible_collections.bitflow.lms.plugins.module_utils._maintenance_marker im
 
 # Each feature with the command that it needs, and the option of it.
 FEATURES: dict[str, tuple[str, str | None]] = {
-    "about_json": ("about", "json"),
+    "about_json": ("about", "--json"),
     "config_show": ("config:show", None),
     "database_monitor": ("db:monitor", None),
     "event_cache": ("event:cache", None),
     "horizon": ("horizon:terminate", None),
-    "maintenance_refresh": ("down", "refresh"),
-    "maintenance_render": ("down", "render"),
-    "maintenance_secret": ("down", "secret"),
-    "migrate_isolated": ("migrate", "isolated"),
-    "migrate_status_pending": ("migrate:status", "pending"),
+    "maintenance_refresh": ("down", "--refresh"),
+    "maintenance_render": ("down", "--render"),
+    "maintenance_secret": ("down", "--secret"),
+    "migrate_isolated": ("migrate", "--isolated"),
+    "migrate_status_pending": ("migrate:status", "--pending"),
     "octane": ("octane:reload", None),
     "pulse": ("pulse:restart", None),
     "queue_pause": ("queue:pause", None),
     "reload": ("reload", None),
     "reverb": ("reverb:restart", None),
     "schedule_interrupt": ("schedule:interrupt", None),
-    "schedule_list_json": ("schedule:list", "json"),
+    "schedule_list_json": ("schedule:list", "--json"),
     "schedule_pause": ("schedule:pause", None),
-    "storage_link_relative": ("storage:link", "relative"),
+    "storage_link_relative": ("storage:link", "--relative"),
     "view_cache": ("view:cache", None),
 }
 DRIVERS = ("broadcasting", "cache", "database", "logs", "mail", "octane", "queue", "scout", "session")
 CACHES = ("config", "events", "routes", "views")
-_DOTTED = re.compile(r"^\s*(?P<label>\S.*?)\s+\.{2,}\s+(?P<value>.*?)\s*$")
+_DOTTED = re.compile(r"^\s*(?P<label>\S.*?)\s+\.{2,}\s+(?P<value>\S.*?)\s*$")
 _HEADING = re.compile(r"^\s*(?P<heading>[A-Z][\w ]*?)\s*\.*\s*$")
 _ENVIRONMENT = re.compile(r"(?:Current application environment:|application environment is) \[?(?P<name>[\w.-]+)\]?")
 _TRUE = frozenset({"true", "1", "enabled", "cached", "on"})
@@ -122,6 +122,6 @@ def read_about(artisan: Artisan, commands: Mapping[str, set[str]]) -> dict[str, 
     """Return the sections of artisan about; a Laravel without that command has none."""
     if "about" not in commands:
         return {}
-    if "json" in commands["about"]:
+    if "--json" in commands["about"]:
         return parse_about_json(artisan.expect("about", ["--json"]).stdout)
     return parse_about_text(artisan.expect("about").stdout)

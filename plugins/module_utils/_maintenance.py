@@ -61,11 +61,12 @@ $write = function (string $name, string $content) use ($directory) {
 
 $rehearse = function (array $options) use ($app, $kernel) {
     $scratch = sys_get_temp_dir() . '/lms-maintenance-' . bin2hex(random_bytes(8));
-    mkdir($scratch, 0700);
-    mkdir("$scratch/framework", 0700);
+    foreach ([$scratch, "$scratch/framework", "$scratch/views"] as $made) {
+        mkdir($made, 0700);
+    }
     try {
         $app->useStoragePath($scratch);
-        $app['config']->set('app.maintenance.driver', 'file');
+        $app['config']->set(['app.maintenance.driver' => 'file', 'view.compiled' => "$scratch/views"]);
         $app->instance('events', new Illuminate\Events\NullDispatcher(new Illuminate\Events\Dispatcher($app)));
         $kernel->call('down', $options);
         if (! is_file("$scratch/framework/down")) {
@@ -73,11 +74,8 @@ $rehearse = function (array $options) use ($app, $kernel) {
         }
         return [json_decode(file_get_contents("$scratch/framework/down"), true), file_get_contents("$scratch/framework/maintenance.php")];
     } finally {
-        foreach (glob("$scratch/framework/*") as $file) {
-            unlink($file);
-        }
-        rmdir("$scratch/framework");
-        rmdir($scratch);
+        array_map('unlink', glob("$scratch/*/*"));
+        array_map('rmdir', ["$scratch/framework", "$scratch/views", $scratch]);
     }
 };
 

@@ -200,7 +200,7 @@ class Report:
             "before": [finding.as_result(now) for finding in self.before],
             "after": shown,
             "leftovers": [finding.as_result(now) for finding in awaited(self.after)],
-            "skipped": self.skipped,
+            "steps_skipped": self.skipped,
             "killed": self.killed,
             "progress": self.progress,
             "seconds": round(self.seconds, 1),

@@ -18,7 +18,7 @@ description:
     time of the switch. RV(before[].proof) says which it was.
   - Services of systemd are restarted all at the same time, each within its C(TimeoutStopSec). The others are told by artisan, where this
     Laravel has the command - C(queue:restart), C(horizon:terminate), C(reverb:restart), C(octane:reload), C(pulse:restart),
-    C(schedule:interrupt). What it lacks is in RV(skipped).
+    C(schedule:interrupt). What it lacks is in RV(steps_skipped).
   - C(queue:restart) and its like go through the cache, so they also reach the workers of other hosts, which then start anew in the release
     that is live there.
   - A run of the scheduler and every other artisan command that started before the switch is waited for, not ended. An interactive one, such
@@ -211,7 +211,7 @@ leftovers:
   type: list
   elements: dict
   contains: *process
-skipped:
+steps_skipped:
   description: What was not done.
   returned: always
   type: list

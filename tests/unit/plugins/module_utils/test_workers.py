@@ -361,7 +361,7 @@ def test_result_has_every_key() -> None:
         ],
         "after": result["after"],
         "leftovers": [],
-        "skipped": [],
+        "steps_skipped": [],
         "killed": [],
         "progress": [],
         "seconds": 0.0,
