@@ -333,6 +333,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._nextjs_release import
     Settings,
     Units,
     result,
+    run_program,
 )
 from ansible_collections.bitflow.lms.plugins.module_utils._release import Releases
 from ansible_collections.bitflow.lms.plugins.module_utils._release_plan import Request
@@ -428,12 +429,8 @@ def main() -> None:
     ]
     module.no_log_values.clear()
 
-    def run_command(argv: list[str]) -> tuple[int, str, str]:
-        status, output, errors = module.run_command(argv, environ_update={"LC_ALL": "C.UTF-8"}, expand_user_and_vars=False)
-        return status, output, errors
-
     try:
-        outcome = run(frontends_on(params, run_command, module.check_mode), params, module.check_mode)
+        outcome = run(frontends_on(params, run_program, module.check_mode), params, module.check_mode)
     except LmsError as error:
         module.fail_json(**error.as_result())
     module.exit_json(**outcome)

@@ -25,6 +25,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._nextjs_release import
     Question,
     Units,
     hide_values,
+    run_program,
     superfluous,
 )
 from ansible_collections.bitflow.lms.plugins.module_utils._release import Releases
@@ -494,3 +495,9 @@ def test_a_bad_answer_among_good_ones_starts_the_count_again() -> None:
     ill = Prober(ask, lambda: 0.0, lambda seconds: None).wait([question], 3, 1, lambda units: {})
 
     assert (ill, len(asked)) == ({}, 6)
+
+
+def test_all_that_a_program_says_is_read() -> None:
+    told = run_program(["sh", "-c", "sleep 1.05; echo $LC_ALL; echo wrong >&2; exit 3"])
+
+    assert told == (3, "C.UTF-8\n", "wrong\n")
