@@ -225,8 +225,8 @@ def test_an_unchanged_front_end_keeps_its_process(operator, first, second):
 
 def test_only_what_changed_is_sent(second):
     assert second["sent"].returncode == 0, said(second["sent"])
-    assert "student.tar.gz" in second["sent"].stdout
-    assert "admin.tar.gz" not in second["sent"].stdout
+    assert "(item=student)" in second["sent"].stdout
+    assert "(item=admin)" not in second["sent"].stdout
 
 
 def test_no_visitor_notices_the_switch(operator, second):
