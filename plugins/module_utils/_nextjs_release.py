@@ -26,7 +26,8 @@ from ansible_collections.bitflow.lms.plugins.module_utils._http_probe import Pro
 from ansible_collections.bitflow.lms.plugins.module_utils._release import Build, Releases
 from ansible_collections.bitflow.lms.plugins.module_utils._release_plan import Request, Tree, decide, summary
 
-JOURNAL_LINES = 15
+# Node.js writes some twenty lines about an error that nobody caught, the reason at their top.
+JOURNAL_LINES = 40
 SHORTEST_SECRET = 6
 # Stands for the key of a component in check mode, while nobody knows what its artifact will hold.
 NOT_BUILT = "not-built"
@@ -171,10 +172,12 @@ class Units:
             self._run("reset-failed", *failed)
 
     def journal(self, unit: str) -> list[str]:
-        """Return the last lines that a unit wrote."""
-        _status, output, _errors = self._run_command(
-            ["journalctl", f"--unit={unit}", f"--lines={JOURNAL_LINES}", "--output=cat", "--no-pager", "--quiet"]
-        )
+        """Return the last lines that the processes of a unit wrote, or what systemd says about it if they wrote none."""
+        for match in (f"_SYSTEMD_UNIT={unit}", f"--unit={unit}"):
+            argv = ["journalctl", match, f"--lines={JOURNAL_LINES}", "--output=cat", "--no-pager", "--quiet"]
+            _status, output, _errors = self._run_command(argv)
+            if output:
+                break
         return output.splitlines()
 
 
