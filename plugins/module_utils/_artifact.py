@@ -439,7 +439,10 @@ class Workshop:
         for directory in (self.directory, self.artifacts, self.kept, self.work, self.home, self.logs):
             make_directory(directory, 0o750)
         with locked(self.directory / f".{build.name}.lock", f"Another build of {build.name}", _LOCK_TIMEOUT) as self._lock:
-            yield
+            try:
+                yield
+            finally:
+                self._lock = None
 
     def provide(
         self, build: Build, archive: Path, planned: Plan, secrets: Mapping[str, str]
