@@ -10,6 +10,8 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.bitflow.lms.plugins.module_utils._migrations import migrate_argspec
+from ansible_collections.bitflow.lms.plugins.plugin_utils._migration_risk import carry_out
+from ansible_collections.bitflow.lms.plugins.plugin_utils._sql_risk import PARSER_PROBLEM
 
 MODULE = "bitflow.lms.artisan_migrate"
 
@@ -29,19 +31,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if plan.get("failed") or plan.get("skipped") or (plan["migration_table"] and not plan["plan"]):
             return {**plan, **nothing}
 
-        try:
-            from ansible_collections.bitflow.lms.plugins.plugin_utils import _migration_risk as risk
-        except ImportError as error:
+        if PARSER_PROBLEM is not None:
             message = (
-                f"Migrations are pending, and the Python package sqlglot, which judges them, cannot be used on the control host: {error}. "
-                f"Install it beside ansible-core: {sys.executable} -m pip install 'sqlglot>=30'"
+                "Migrations are pending, and the Python package sqlglot, which judges them, cannot be used on the control host: "
+                f"{PARSER_PROBLEM}. Install it beside ansible-core: {sys.executable} -m pip install 'sqlglot>=30'"
             )
             return {**plan, **nothing, "failed": True, "msg": message}
 
         def run(judged: list[dict[str, Any]]) -> dict[str, Any]:
             return self.ask_host(task_vars, state="migrated", judged=judged)
 
-        result: dict[str, Any] = risk.carry_out(plan, options, bool(self._task.check_mode), run)
+        result: dict[str, Any] = carry_out(plan, options, bool(self._task.check_mode), run)
         return result
 
     def ask_host(self, task_vars: dict[str, Any] | None, **options: Any) -> dict[str, Any]:

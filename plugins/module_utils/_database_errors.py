@@ -74,13 +74,17 @@ CAUSES = (
     (re.compile(r"Connection timed out|timeout expired|Operation timed out|No route to host|Network is unreachable"), UNREACHABLE),
     (re.compile(r"No such file or directory(?=[^\n]*(?:SQLSTATE|Connection:|Is the server|$))"), UNREACHABLE),
     (re.compile(r"server has gone away|Lost connection to [^\n(]*|server closed the connection unexpectedly"), UNREACHABLE),
+    (
+        re.compile(r"unsupported startup parameter[^\n(]*|doesn't support command-line options"),
+        "A pooler shares its sessions, and migrations need one of their own: name a connection past the pooler with database.",
+    ),
     (re.compile(r"could not find driver"), "Install the PHP extension of the database: php-pgsql or php-mysql."),
     (re.compile(r"Database file at path \[[^\]]*\] does not exist"), "Create the file, or correct DB_DATABASE in .env."),
     (re.compile(r"unable to open database file"), "Create the file, or correct DB_DATABASE in .env."),
 )
 CONNECTION_STATE = re.compile(
     r"SQLSTATE\[(?:08\w{3}|28\w{3}|57P0\w)\]|SQLSTATE\[HY000\] \[\d+\]|SQLSTATE\[HY000\]: General error: 20(?:06|13)"
-    r"|could not find driver|Database file at path \["
+    r"|could not find driver|Database file at path \[|unsupported startup parameter"
 )
 
 SERVER = re.compile(r"connection to server at \"(?P<host>[^\"]+)\"(?: \([^)]*\))?, port (?P<port>\d+)")

@@ -107,32 +107,36 @@ final class Runner
     /** Every session that is opened from here on has its limits first: whoever opens it, and however often. */
     private function limitConnections(): void
     {
+        // In PostgreSQL's start-up message: a pooler that shares its sessions refuses it, where SET would reach the application's.
+        $options = '';
+        foreach ($this->postgresSettings() as $name => $value) {
+            $options .= " -c $name=$value";
+        }
+        putenv('PGOPTIONS=' . getenv('PGOPTIONS') . $options);
         foreach (self::DRIVERS as $driver) {
             try {
                 $connector = $this->app->make('db.factory')->createConnector(['driver' => $driver]);
             } catch (Throwable $error) {
                 continue;
             }
-            $limits = function (PDO $pdo) use ($driver) {
-                return $this->limits($driver, $pdo);
+            $limit = function (PDO $pdo) use ($driver) {
+                $this->limit($driver, $pdo);
             };
-            $this->app->bind("db.connector.$driver", function () use ($connector, $limits) {
-                return new class($connector, $limits) implements ConnectorInterface {
+            $this->app->bind("db.connector.$driver", function () use ($connector, $limit) {
+                return new class($connector, $limit) implements ConnectorInterface {
                     private $connector;
-                    private $limits;
+                    private $limit;
 
-                    public function __construct($connector, Closure $limits)
+                    public function __construct($connector, Closure $limit)
                     {
                         $this->connector = $connector;
-                        $this->limits = $limits;
+                        $this->limit = $limit;
                     }
 
                     public function connect(array $config)
                     {
                         $pdo = $this->connector->connect($config);
-                        foreach (($this->limits)($pdo) as $statement) {
-                            $pdo->exec($statement);
-                        }
+                        ($this->limit)($pdo);
                         return $pdo;
                     }
                 };
@@ -143,37 +147,54 @@ final class Runner
         }
     }
 
-    /** A plan may not write: what pretending lets through, such as a second connection, fails in a session that only reads. */
-    private function limits(string $driver, PDO $pdo): array
+    private function plans(): bool
     {
-        $lock = $this->request['lock_timeout'];
-        $statement = $this->request['statement_timeout'];
-        $reads = $this->request['action'] !== 'run';
-        switch ($driver) {
-            case 'pgsql':
-                return array_filter([
-                    $reads ? 'set default_transaction_read_only = on' : null,
-                    // A statement ends soon after the run that waits for it was killed.
-                    $this->isPostgres14($pdo) ? 'set client_connection_check_interval = 2000' : null,
-                    $lock ? 'set lock_timeout = ' . $lock * 1000 : null,
-                    $statement ? 'set statement_timeout = ' . $statement * 1000 : null,
-                ]);
-            case 'sqlite':
-                return array_filter([
-                    $reads ? 'pragma query_only = on' : null,
-                    $lock ? 'pragma busy_timeout = ' . $lock * 1000 : null,
-                ]);
-        }
+        return $this->request['action'] !== 'run';
+    }
+
+    /** A plan may not write: what pretending lets through, such as a second connection, fails in a session that only reads. */
+    private function postgresSettings(): array
+    {
         return array_filter([
-            $reads ? 'set session transaction read only' : null,
-            $lock ? "set session lock_wait_timeout = $lock, session innodb_lock_wait_timeout = $lock" : null,
-            $statement && $this->isMariaDb($pdo) ? "set session max_statement_time = $statement" : null,
+            'default_transaction_read_only' => $this->plans() ? 'on' : null,
+            'lock_timeout' => $this->request['lock_timeout'] * 1000,
+            'statement_timeout' => $this->request['statement_timeout'] * 1000,
         ]);
     }
 
-    private function isPostgres14(PDO $pdo): bool
+    private function limit(string $driver, PDO $pdo): void
     {
-        return (int) $pdo->getAttribute(PDO::ATTR_SERVER_VERSION) >= 14;
+        $lock = $this->request['lock_timeout'];
+        $statement = $this->request['statement_timeout'];
+        if ($driver === 'pgsql') {
+            $this->checkPostgres($pdo);
+        } elseif ($driver === 'sqlite') {
+            $pdo->exec('pragma query_only = ' . ($this->plans() ? 'on' : 'off'));
+        } else {
+            $statements = array_filter([
+                $this->plans() ? 'set session transaction read only' : null,
+                $lock ? "set session lock_wait_timeout = $lock, session innodb_lock_wait_timeout = $lock" : null,
+                $statement && $this->isMariaDb($pdo) ? "set session max_statement_time = $statement" : null,
+            ]);
+            foreach ($statements as $one) {
+                $pdo->exec($one);
+            }
+        }
+    }
+
+    private function checkPostgres(PDO $pdo): void
+    {
+        foreach ($this->postgresSettings() as $name => $value) {
+            if ($pdo->query("select setting from pg_settings where name = '$name'")->fetchColumn() !== (string) $value) {
+                throw new RuntimeException("unsupported startup parameter: the session has another $name");
+            }
+        }
+        try {
+            // A statement ends soon after the run that waits for it was killed.
+            $pdo->exec('set client_connection_check_interval = 2000');
+        } catch (Throwable $error) {
+            // PostgreSQL before 14, or a system that cannot tell.
+        }
     }
 
     private function isMariaDb(PDO $pdo): bool

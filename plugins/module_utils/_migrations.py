@@ -205,7 +205,8 @@ def held_lock(answer: Answer) -> str:
     message = f"Another run holds the lock on the migrations of {connection.description()}"
     if holder.get("pid") is None:
         return f"{message}. It has just ended, or cannot be seen. Run the task again."
-    words = f"{product['product']} session {holder['pid']} of user {holder['user']}"
+    words = f"{product['product']} session {holder['pid']}"
+    words += f" of user {holder['user']}" if holder.get("user") else ""
     words += f" from {holder['host']}" if holder.get("host") else " from the same host"
     words += f" since {holder['since']}" if holder.get("since") else ""
     words += f" ({holder['name']})" if holder.get("name") else ""

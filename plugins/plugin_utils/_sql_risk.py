@@ -9,10 +9,20 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import sqlglot
-from sqlglot import exp
-from sqlglot.errors import SqlglotError
-from sqlglot.tokens import Token, TokenType  # type: ignore[attr-defined]
+try:
+    import sqlglot
+    from sqlglot import exp
+    from sqlglot.errors import SqlglotError
+    from sqlglot.tokens import Token, TokenType  # type: ignore[attr-defined]
+except ImportError as error:
+    PARSER_PROBLEM: ImportError | None = error
+else:
+    PARSER_PROBLEM = None
+    CHECKED = (exp.CheckColumnConstraint, exp.Reference, exp.UniqueColumnConstraint, exp.PrimaryKeyColumnConstraint)
+    NUMBERED = (exp.GeneratedAsIdentityColumnConstraint, exp.AutoIncrementColumnConstraint)
+    # Of functions in a default, these have one value for all rows.
+    CONSTANT = (exp.Cast, exp.Array, exp.CurrentTimestamp, exp.CurrentDate, exp.CurrentTime)
+    HARMLESS_OPTIONS = (exp.SchemaCommentProperty, exp.AutoIncrementProperty, exp.AlgorithmProperty, exp.LockProperty)
 
 EXPAND, LOCKING, UNKNOWN, IRREVERSIBLE, CONTRACT = "expand", "locking", "unknown", "irreversible", "contract"
 # Of several verdicts on one statement or one migration the last in this order is told.
@@ -82,12 +92,7 @@ RULES = {
     "other_database": Rule(UNKNOWN, "there are no rules for this kind of database"),
 }
 
-CHECKED = (exp.CheckColumnConstraint, exp.Reference, exp.UniqueColumnConstraint, exp.PrimaryKeyColumnConstraint)
-NUMBERED = (exp.GeneratedAsIdentityColumnConstraint, exp.AutoIncrementColumnConstraint)
 SERIAL = {"SERIAL", "BIGSERIAL", "SMALLSERIAL"}
-# Of functions in a default, these have one value for all rows.
-CONSTANT = (exp.Cast, exp.Array, exp.CurrentTimestamp, exp.CurrentDate, exp.CurrentTime)
-HARMLESS_OPTIONS = (exp.SchemaCommentProperty, exp.AutoIncrementProperty, exp.AlgorithmProperty, exp.LockProperty)
 # Statements that the parser knows by their first words only.
 WORDS = {
     "CREATE EXTENSION": "create",

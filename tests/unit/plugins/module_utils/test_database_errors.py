@@ -22,6 +22,7 @@ ALL = pytest.mark.parametrize("laravel", ["laravel8", "laravel10", "laravel13"])
 BOTH = pytest.mark.parametrize("laravel", ["laravel8", "laravel10"])
 CREDENTIALS = "Correct DB_USERNAME and DB_PASSWORD in .env."
 UNREACHABLE = "Start the database, or correct DB_HOST and DB_PORT in .env."
+POOLED = "A pooler shares its sessions, and migrations need one of their own: name a connection past the pooler with database."
 NO_DATABASE = "Create the database, or correct DB_DATABASE in .env."
 
 
@@ -102,6 +103,8 @@ def test_new_laravel_says_where_it_sought(name: str, found: Connection, reason: 
         ("SQLSTATE[08006] [7] FATAL:  the database system is starting up", "Wait until the database is up."),
         ("SQLSTATE[08006] [7] FATAL:  sorry, too many clients already", "Free connections, or raise the database's limit."),
         ("Database file at path [/x.sqlite] does not exist.", "Create the file, or correct DB_DATABASE in .env."),
+        ("SQLSTATE[08006] [7] connection failed: FATAL:  unsupported startup parameter in options: lock_timeout", POOLED),
+        ("unsupported startup parameter: the session has another lock_timeout", POOLED),
         ("SQLSTATE[HY000] [2002] No such file or directory", UNREACHABLE),
         ("SQLSTATE[HY000] [2002] something new", UNREACHABLE),
     ],
