@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -224,12 +224,19 @@ class Environment:
         argv = [str(PROJECT / "script" / "demo"), *arguments]
         return Running(argv, self._log("demo", *arguments), env={**_surroundings(), **names}, cwd=PROJECT).finish()
 
-    def start(self, playbook: str, *options: str, inventory: str | Path = "inventories/dev", **variables: Any) -> Running:
-        """Start a playbook."""
+    def start(
+        self,
+        playbook: str,
+        *options: str,
+        inventory: str | Path = "inventories/dev",
+        surroundings: Mapping[str, str] | None = None,
+        **variables: Any,
+    ) -> Running:
+        """Start a playbook, with these environment variables beside its own."""
         known = {"lms_container_prefix": self.name, "lms_container_network": self.network, "lms_public_port": self.port}
         argv = ["ansible-playbook", playbook, "-i", str(inventory), "-e", json.dumps({**known, **variables}), *options]
         log = self._log(playbook.removesuffix(".yml"), *options, *map(str, variables.values()))
-        return Running(argv, log, env=_surroundings(), cwd=PROJECT)
+        return Running(argv, log, env={**_surroundings(), **(surroundings or {})}, cwd=PROJECT)
 
     def start_on(self, host: str, *argv: str) -> Running:
         """Start a program on a host."""
@@ -286,10 +293,13 @@ class Environment:
         text = self.on(host, "sh", "-c", f"cat /srv/lms/{part}/.deploy/releases/*.json | python3 -c {shlex.quote(READ_RECORDS)}")
         return {record["id"]: record for record in json.loads(text)}
 
+    def version(self) -> str:
+        """Return the version that is live."""
+        return self.releases("app1", "backend")[self.live_release()]["metadata"]["version"]
+
     def other_version(self) -> str:
         """Return the good version that is not live, so that there is something to deploy."""
-        live = self.releases("app1", "backend")[self.live_release()]["metadata"]["version"]
-        return "v1" if live == "v2" else "v2"
+        return "v1" if self.version() == "v2" else "v2"
 
     def processes(self, host: str) -> dict[str, Any]:
         """Return which release the processes of a host run."""
@@ -329,7 +339,7 @@ class Environment:
         options += ["--exit-code-on-error=0", f"--port={self.port}", f"--authority={self.authority}", f"--result={result}"]
         argv = ["locust", f"--locustfile={Path(__file__).with_name('traffic.py')}", *options]
         running = Running(argv, log, env=_surroundings(), cwd=PROJECT)
-        tried_twice = self._tried_twice()
+        tried_twice = self.tried_twice()
         try:
             traffic = Traffic(running, result)
             traffic.wait_for_more(60)
@@ -337,12 +347,12 @@ class Environment:
             # Whatever the change did to the connections that were kept must have time to show.
             traffic.wait_for_more(100)
             traffic.stop()
-            traffic.second_tries = self._tried_twice() - tried_twice
+            traffic.second_tries = self.tried_twice() - tried_twice
         finally:
             if not running.ended:
                 running.kill()
 
-    def _tried_twice(self) -> int:
+    def tried_twice(self) -> int:
         """Return how many requests the load balancer has given to more than one host."""
         return int(self.on("lb", "sh", "-c", 'grep --count \'"upstream":"[^"]*,\' /var/log/nginx/access.log || true'))
 

@@ -20,7 +20,7 @@ import signal
 import ssl
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -106,33 +106,35 @@ class Target:
     address: str
     port: int
     tls: ssl.SSLContext | None = None
-    idle: deque[Connection] = field(default_factory=deque)
+    # By the host that they were opened for, as browsers keep them.
+    idle: dict[str, deque[Connection]] = field(default_factory=lambda: defaultdict(deque))
 
     async def open(self, host: str) -> Connection:
         """Open a connection."""
         name = host.split(":")[0] if self.tls else None
         return Connection(*await asyncio.open_connection(self.address, self.port, ssl=self.tls, server_hostname=name))
 
-    def take(self) -> Connection | None:
+    def take(self, host: str) -> Connection | None:
         """Return the kept connection that was used longest ago and is not known to be closed."""
-        while self.idle:
-            connection = self.idle.popleft()
+        while self.idle[host]:
+            connection = self.idle[host].popleft()
             if not connection.closed:
                 return connection
             connection.writer.close()
         return None
 
-    def give_back(self, connection: Connection) -> None:
+    def give_back(self, host: str, connection: Connection) -> None:
         """Keep a connection for a later request."""
-        if len(self.idle) < KEPT_CONNECTIONS:
-            self.idle.append(connection)
+        if len(self.idle[host]) < KEPT_CONNECTIONS:
+            self.idle[host].append(connection)
         else:
             connection.writer.close()
 
     def close(self) -> None:
         """Close the connections that are kept."""
-        while self.idle:
-            self.idle.popleft().writer.close()
+        for connections in self.idle.values():
+            while connections:
+                connections.popleft().writer.close()
 
 
 async def read_answer(reader: asyncio.StreamReader, answer: Answer) -> bool:
@@ -169,14 +171,14 @@ async def exchange(target: Target, connection: Connection, answer: Answer) -> No
         reusable = await read_answer(connection.reader, answer)
     finally:
         if answer.kept and reusable:
-            target.give_back(connection)
+            target.give_back(answer.request.host, connection)
         else:
             connection.writer.close()
 
 
 async def exchange_as_a_client_does(target: Target, answer: Answer) -> None:
     """Use a kept connection if the request may; when the server had just closed it, ask again over a new one where that is harmless."""
-    kept = target.take() if answer.kept else None
+    kept = target.take(answer.request.host) if answer.kept else None
     if kept is None:
         return await exchange(target, await target.open(answer.request.host), answer)
     try:
