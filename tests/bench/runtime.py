@@ -45,6 +45,8 @@ WORKERS = 16
 GRACE = 1.0
 # How long to look on while OPcache waits for a moment without requests.
 LONGEST_RESTART = 5.0
+# Milliseconds of the control beyond which the figures would tell more about the machine than about the ways.
+SLOWEST_CONTROL = 250
 # A way that needs longer for its switches makes fewer.
 LONGEST_LOAD = 50.0
 MARKS = ["X-Release-Entry", "X-Release-Config", "X-Release-End"]
@@ -584,6 +586,11 @@ def main() -> None:
                 way.restart()
             say(f"Sending requests: {way.name}")
             results[way.name] = under_load(way, mix, arguments.switches, arguments.rate, arguments.gap)
+            if results["control"]["p50_ms"] > SLOWEST_CONTROL:
+                sys.exit(
+                    f"Without any switch half of the requests took longer than {SLOWEST_CONTROL} ms: this machine has no room for them.\n"
+                    f"Give it less than {arguments.rate:g} requests a second with --rate."
+                )
             for what in ("failure", "reasons"):
                 if results[way.name][what]:
                     say(json.dumps(results[way.name][what], indent=2))
