@@ -54,7 +54,8 @@ PORTALS = {"student": 3001, "admin": 3002}
 class Fault:
     """What happens, and at which task of a play: before it, or within it, when the first host has ended it and others may be at it.
 
-    A task is named by its module and arguments, which say what it does, or by its number. Without a command the control host dies.
+    A task is named by its module (or a pattern of names) and its arguments (None: whatever the value), which say what it does, or by
+    its number. Without a command the control host dies.
     """
 
     action: str = ""
@@ -76,11 +77,17 @@ def on_host(environment: Environment, host: str, script: str) -> list[str]:
     return ["docker", "exec", f"{environment.name}-{host}", "sh", "-c", script]
 
 
-def start_with(environment: Environment, fault: Fault, playbook: str = "deploy.yml", **variables: Any) -> tuple[Running, Path]:
+def start_with(
+    environment: Environment,
+    fault: Fault,
+    playbook: str = "deploy.yml",
+    surroundings: Mapping[str, str] | None = None,
+    **variables: Any,
+) -> tuple[Running, Path]:
     """Start a playbook with a fault in its way; give it and the file that is there once the fault has struck."""
     struck = LOGS / f"fault-{next(_numbers):02d}.struck"
     struck.unlink(missing_ok=True)
-    return environment.start(playbook, surroundings=fault.surroundings(struck), **variables), struck
+    return environment.start(playbook, surroundings={**fault.surroundings(struck), **(surroundings or {})}, **variables), struck
 
 
 def play_with(environment: Environment, fault: Fault, playbook: str = "deploy.yml", **variables: Any) -> Outcome:

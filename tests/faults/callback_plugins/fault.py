@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import subprocess
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,11 @@ class CallbackModule(CallbackBase):
     def _is_the_one(self, task: Any) -> bool:
         if "number" in self.fault:
             return bool(self.number == self.fault["number"])
-        if task.action != self.fault.get("action") or any(task.args.get(key) != value for key, value in self.fault["arguments"].items()):
+        if not fnmatch(task.action, self.fault.get("action", "")):
             return False
+        for key, value in self.fault["arguments"].items():
+            if key not in task.args or value not in (None, task.args[key]):
+                return False
         self.times += 1
         return bool(self.times == self.fault["time"])
 
