@@ -10,6 +10,7 @@ import json
 import os
 import re
 import stat
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -207,7 +208,7 @@ def line_to_a_host(environment: Environment, host: str, tmp_path: Path):
         f'PATH={os.environ["PATH"]} exec docker "$@"\n'
     )
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    yield cut, {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+    yield cut, {"PATH": f"{program.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
 @pytest.mark.parametrize("time", [1, 3])

@@ -294,8 +294,8 @@ class Environment:
         return {record["id"]: record for record in json.loads(text)}
 
     def version(self) -> str:
-        """Return the version that is live."""
-        return self.releases("app1", "backend")[self.live_release()]["metadata"]["version"]
+        """Return the version that is live on the first host."""
+        return self.releases("app1", "backend")[self.live()["backend on app1"]]["metadata"]["version"]
 
     def other_version(self) -> str:
         """Return the good version that is not live, so that there is something to deploy."""
