@@ -166,6 +166,13 @@ def test_site_that_was_ill_before_is_not_watched(tmp_path: Path, site: Any, metr
     assert site.requests == 0
 
 
+def test_watch_that_could_not_start_is_a_warning(tmp_path: Path, site: Any) -> None:
+    status, output = deploy(tmp_path, site, __lms_watch_places=["nonsense"])
+
+    assert status == 0, output
+    assert "Warning: connect_to is 'nonsense'; it must be host:port" in output.replace("''", "'")
+
+
 def test_check_mode_leaves_nothing(tmp_path: Path, site: Any, metrics: Path) -> None:
     status, output = deploy(tmp_path, site, "--check")
 
