@@ -28,7 +28,7 @@ ADVICE = {
     "planned": "Nothing was changed. Run it without --check to deploy.",
     "returned": "The database was not touched. Forward again: ansible-playbook bitflow.lms.deploy.",
 }
-MEND = "Next: mend the cause and deploy again; nothing has to be cleaned up."
+MEND = "Next: mend the cause and {again}; nothing has to be cleaned up."
 NAMES_SHOWN = 8
 # What a step that took less is worth saying nothing about.
 SHORTEST_STEP = 0.5
@@ -53,7 +53,9 @@ def deploy_report(data: Data) -> list[str]:
         _names_line("Removed", data.get("pruned") or [], "old release"),
         CHECKED if outcome == "deployed" else "",
         *(f"Warning: {warning}" for warning in data.get("warnings") or []),
-        MEND if outcome in FAILURES else ADVICE.get(outcome, ""),
+        MEND.format(again="go back again" if outcome == "not returned" else "deploy again")
+        if outcome in FAILURES
+        else ADVICE.get(outcome, ""),
     ]
     return [line for line in lines if line]
 

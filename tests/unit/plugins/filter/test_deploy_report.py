@@ -112,6 +112,14 @@ def test_report_of_a_failure_says_why_and_what_serves() -> None:
             ],
         ),
         (
+            {"outcome": "not returned", "release": "r1", "previous": "r2", "hosts": ["web1"]},
+            [
+                "Did not go back to r1.",
+                "Serving: r2, on web1, as before.",
+                "Next: mend the cause and go back again; nothing has to be cleaned up.",
+            ],
+        ),
+        (
             {"outcome": "failed", "version": "v2", "failure": "Build the backend on web1: it failed.", "migrations": []},
             [
                 "v2 was not deployed.",
