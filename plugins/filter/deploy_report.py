@@ -16,7 +16,7 @@ HEADLINES = {
     "deployed": "was deployed as release {release}.",
     "planned": "would be deployed as release {release}.",
     "unchanged": "is live already: nothing to deploy.",
-    "returned": "Went back from {previous} to {release}.",
+    "returned": "Every host went back from {previous} to {release}.",
     "not returned": "Did not go back to {release}.",
     "failed": "was not deployed.",
     "taken back": "was taken back after the switch.",

@@ -105,7 +105,7 @@ def test_report_of_a_failure_says_why_and_what_serves() -> None:
         (
             {"outcome": "returned", "release": "r1", "previous": "r2", "hosts": ["web1"], "seconds": 2.61},
             [
-                "Went back from r2 to r1.",
+                "Every host went back from r2 to r1.",
                 "Hosts: web1.",
                 "Time: 2.6 s.",
                 "The database was not touched. Forward again: ansible-playbook bitflow.lms.deploy.",
