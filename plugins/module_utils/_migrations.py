@@ -17,6 +17,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._database_errors impor
     remains_of_failure,
 )
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import CommandError, LmsError
+from ansible_collections.bitflow.lms.plugins.module_utils._lease import lease_argspec
 from ansible_collections.bitflow.lms.plugins.module_utils._migration_runner import Answer, MigrationRunner
 
 END_SESSION = {"pgsql": "select pg_terminate_backend({pid})", "mysql": "kill {pid}", "mariadb": "kill {pid}"}
@@ -26,6 +27,7 @@ def migrate_argspec() -> dict[str, dict[str, Any]]:
     """Return the options of artisan_migrate, for the module and for its action plugin."""
     return {
         **artisan_argspec(),
+        **lease_argspec(),
         "state": {"type": "str", "choices": ["planned", "migrated"], "default": "planned"},
         "database": {"type": "str"},
         "path": {"type": "list", "elements": "str", "default": []},

@@ -85,6 +85,7 @@ options:
     elements: dict
 extends_documentation_fragment:
   - bitflow.lms.artisan
+  - bitflow.lms.lease
 attributes:
   check_mode:
     description: Plans and judges, as V(planned) does. A release that is not there yet is skipped with the reason.
@@ -268,11 +269,13 @@ argv:
 """
 
 import platform
+from functools import partial
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bitflow.lms.plugins.module_utils._artisan import Artisan, public_values
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
+from ansible_collections.bitflow.lms.plugins.module_utils._lease import acting
 from ansible_collections.bitflow.lms.plugins.module_utils._migrations import (
     Migrations,
     apply_migrations,
@@ -301,20 +304,24 @@ def main() -> None:
     module = AnsibleModule(argument_spec=migrate_argspec(), supports_check_mode=True)
     params = module.params
     module.no_log_values -= public_values(params["environment"])
-    artisan = Artisan(module.run_command, params["chdir"], params["php"], params["environment"], params["timeout"])
-    migrations = Migrations(
-        artisan,
-        params["database"],
-        tuple(params["path"]),
-        params["lock_timeout"],
-        params["statement_timeout"],
-        name=f"lms migrations on {platform.node()}",
-    )
+    acts = params["state"] == "migrated" and not module.check_mode
     try:
-        warning = artisan.ownership_warning()
-        if warning:
-            module.warn(warning)
-        result = run(migrations, params, module.check_mode)
+        with acting(params["lease"] if acts else None) as descriptors:
+            # PHP inherits the lock of who acts: it still counts as at work when this process is killed.
+            run_command = partial(module.run_command, pass_fds=descriptors)
+            artisan = Artisan(run_command, params["chdir"], params["php"], params["environment"], params["timeout"])
+            warning = artisan.ownership_warning()
+            if warning:
+                module.warn(warning)
+            migrations = Migrations(
+                artisan,
+                params["database"],
+                tuple(params["path"]),
+                params["lock_timeout"],
+                params["statement_timeout"],
+                name=f"lms migrations on {platform.node()}",
+            )
+            result = run(migrations, params, module.check_mode)
     except LmsError as error:
         module.fail_json(**error.as_result())
     module.exit_json(**result)

@@ -214,6 +214,8 @@ options:
       - Why the release failed, for O(state=failed).
     type: str
     default: ""
+extends_documentation_fragment:
+  - bitflow.lms.lease
 attributes:
   check_mode:
     description: Says what each step would do. It works on a bare host and for a release that is not there yet.
@@ -363,12 +365,14 @@ environment_keys:
   sample: {added: [FEATURE_QUIZ], changed: [], removed: []}
 """
 
+from functools import partial
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._fpm_instances import Instances
 from ansible_collections.bitflow.lms.plugins.module_utils._laravel_release import Deployment, run
+from ansible_collections.bitflow.lms.plugins.module_utils._lease import acting, lease_argspec
 from ansible_collections.bitflow.lms.plugins.module_utils._release import Releases
 
 
@@ -377,6 +381,7 @@ def main() -> None:
     names = {"type": "list", "elements": "str"}
     module = AnsibleModule(
         argument_spec={
+            **lease_argspec(),
             "path": {"type": "path", "required": True},
             "name": {"type": "str", "default": "lms"},
             "release": {"type": "str"},
@@ -432,14 +437,11 @@ def main() -> None:
     module.no_log_values.clear()
     root = Path(params["path"])
     try:
-        deployment = Deployment(
-            params,
-            module.run_command,
-            Releases(root),
-            Instances(module.run_command, params["name"], root),
-            module.check_mode,
-        )
-        outcome = run(deployment, params["state"])
+        with acting(None if module.check_mode else params["lease"]) as descriptors:
+            # artisan inherits the lock of who acts: it still counts as at work when this process is killed.
+            run_command = partial(module.run_command, pass_fds=descriptors)
+            instances = Instances(run_command, params["name"], root)
+            outcome = run(Deployment(params, run_command, Releases(root), instances, module.check_mode), params["state"])
     except LmsError as error:
         module.fail_json(**error.as_result())
     for warning in outcome.pop("warnings"):

@@ -146,6 +146,7 @@ options:
     default: ""
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - bitflow.lms.lease
 attributes:
   check_mode:
     support: full
@@ -325,6 +326,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bitflow.lms.plugins.module_utils._components import Components
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._files import ANYBODY, Owner
+from ansible_collections.bitflow.lms.plugins.module_utils._lease import acting, lease_argspec
 from ansible_collections.bitflow.lms.plugins.module_utils._nextjs_release import (
     Frontend,
     FrontEnds,
@@ -384,6 +386,7 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
+            **lease_argspec(),
             "path": {"type": "path", "required": True},
             "state": {"type": "str", "choices": ["prepared", "active", "settled", "failed"], "required": True},
             "release": {"type": "str"},
@@ -430,7 +433,8 @@ def main() -> None:
     module.no_log_values.clear()
 
     try:
-        outcome = run(frontends_on(params, run_program, module.check_mode), params, module.check_mode)
+        with acting(None if module.check_mode else params["lease"]):
+            outcome = run(frontends_on(params, run_program, module.check_mode), params, module.check_mode)
     except LmsError as error:
         module.fail_json(**error.as_result())
     module.exit_json(**outcome)
