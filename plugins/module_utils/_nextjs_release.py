@@ -36,6 +36,9 @@ NOT_BUILT = "not-built"
 QUESTION_TIMEOUT = 5
 INTERVAL = 0.25
 
+# A process may fall once, such as when a service that it needs was restarted just then.
+RESTARTS_ALLOWED = 1
+
 RunCommand = Callable[[list[str]], "tuple[int, str, str]"]
 _INSTANCE = re.compile(r"(?P<app>[a-z0-9-]+)@(?P<key>[0-9a-f]{16})\.service")
 
@@ -117,6 +120,25 @@ def hide_values(text: str, environment: Mapping[str, str]) -> str:
 # The service manager
 
 
+def run_program(argv: list[str]) -> tuple[int, str, str]:
+    """Run a program and return its status and all that it said.
+
+    AnsibleModule.run_command loses output on a busy host: a program that says nothing for a second and then all at once, before it
+    ends, is found to have ended and is not read any more. What systemctl says decides what is started and stopped here.
+    """
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(argv, env=environment, capture_output=True, check=False)  # pylint: disable=ansible-bad-function
+    return done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
+
+
+@dataclass(frozen=True)
+class UnitState:
+    """What systemd says about a unit: its state, and how often it had to start the process again."""
+
+    active: str = "inactive"
+    restarts: int = 0
+
+
 class Units:
     """The units of the front ends."""
 
@@ -132,13 +154,17 @@ class Units:
             raise CommandError(f"systemctl {arguments[0]} ended with status {status}: {errors.strip()}", cmd=argv, rc=status, stderr=errors)
         return output
 
-    def states(self, units: Sequence[str]) -> dict[str, str]:
+    def states(self, units: Sequence[str]) -> dict[str, UnitState]:
         """Return the state of each unit."""
         if not units:
             return {}
-        blocks = self._run("show", "--property=Id,ActiveState", *units).strip().split("\n\n")
+        blocks = self._run("show", "--property=Id,ActiveState,NRestarts", *units).strip().split("\n\n")
         found = (dict(line.split("=", 1) for line in block.splitlines()) for block in blocks)
-        return {entry["Id"]: entry["ActiveState"] for entry in found}
+        return {entry["Id"]: UnitState(entry["ActiveState"], int(entry.get("NRestarts", 0))) for entry in found}
+
+    def _failed(self, units: Sequence[str]) -> list[str]:
+        """Return the units that ended badly."""
+        return [unit for unit, state in self.states(units).items() if state.active == "failed"]
 
     def there(self, apps: Container[str]) -> list[str]:
         """Return the units of some front ends that are not stopped. Others on this host may have units with the same prefix."""
@@ -153,20 +179,20 @@ class Units:
 
     def start(self, units: Sequence[str]) -> None:
         """Start units. What failed before may try again at once."""
-        failed = [unit for unit, state in self.states(units).items() if state == "failed"]
+        failed = self._failed(units)
         if failed:
             self._run("reset-failed", *failed)
         try:
             self._run("start", *units)
         except CommandError:
             # A process that ended at once is a front end that is not well: the one who asks it says so, with its log.
-            if not {"activating", "failed"} & set(self.states(units).values()):
+            if not {"activating", "failed"} & {state.active for state in self.states(units).values()}:
                 raise
 
     def stop(self, units: Sequence[str]) -> None:
         """Stop units: each gives its last answers first, for as long as its unit lets it."""
         self._run("stop", *units)
-        failed = [unit for unit, state in self.states(units).items() if state == "failed"]
+        failed = self._failed(units)
         if failed:
             # It was killed in the end. Nobody needs it any more, so it is no failure of the host.
             self._run("reset-failed", *failed)
@@ -194,6 +220,7 @@ class Question:
 
 
 Ask = Callable[[Probe], "tuple[Response | None, str]"]
+LookAtUnits = Callable[[Sequence[str]], Mapping[str, UnitState]]
 
 
 def ask(probe: Probe) -> tuple[Response | None, str]:
@@ -214,10 +241,9 @@ class Prober:
         self.clock = clock
         self._sleep = sleep
 
-    def wait(
-        self, questions: Sequence[Question], consecutive: int, timeout: float, states: Callable[[Sequence[str]], Mapping[str, str]]
-    ) -> dict[Question, str]:
+    def wait(self, questions: Sequence[Question], consecutive: int, timeout: float, states: LookAtUnits) -> dict[Question, str]:
         """Return what is wrong with those that are not well in time. A process that does not stay up is not waited for."""
+        at_first = states([question.unit for question in questions])
         deadline = self.clock() + timeout
         good = dict.fromkeys(questions, 0)
         complaints: dict[Question, str] = {}
@@ -230,7 +256,7 @@ class Prober:
                     good[question] = 0 if complaint else good[question] + 1
                     complaints[question] = complaint
                 ill = {question: complaints[question] for question in pending if complaints[question]}
-                failed = self._failed(list(ill), states)
+                failed = self._failed(list(ill), states, at_first)
                 if failed:
                     return failed
                 if self.clock() >= deadline:
@@ -240,10 +266,15 @@ class Prober:
                     self._sleep(INTERVAL)
 
     @staticmethod
-    def _failed(questions: Sequence[Question], states: Callable[[Sequence[str]], Mapping[str, str]]) -> dict[Question, str]:
-        """Return those whose process does not stay up."""
+    def _failed(questions: Sequence[Question], states: LookAtUnits, at_first: Mapping[str, UnitState]) -> dict[Question, str]:
+        """Return those whose process does not stay up: systemd gave up, or had to start it again and again while we asked."""
         found = states([question.unit for question in questions])
-        return {question: "its process does not stay up." for question in questions if found.get(question.unit) == "failed"}
+
+        def is_down(unit: str) -> bool:
+            now, before = found.get(unit, UnitState()), at_first.get(unit, UnitState())
+            return now.active == "failed" or now.restarts - before.restarts > RESTARTS_ALLOWED
+
+        return {question: "its process does not stay up." for question in questions if is_down(question.unit)}
 
 
 # The steps of a deployment
@@ -435,7 +466,7 @@ class FrontEnds:
         """Return the units that do not run."""
         units = self._units(components)
         states = self.units.states(units)
-        return sorted(unit for unit in units if states.get(unit) != "active")
+        return sorted(unit for unit in units if states.get(unit, UnitState()).active != "active")
 
     def _stop(self, units: Sequence[str], check_mode: bool) -> None:
         """Stop processes."""
