@@ -79,35 +79,45 @@ $rehearse = function (array $options) use ($app, $kernel) {
     }
 };
 
-$answer = ['driver' => $driver, 'before' => $read(), 'missing' => [], 'wanted' => null, 'page' => null, 'after' => null];
-if ($request['action'] === 'look' && $request['options'] !== null) {
-    $definition = $kernel->all()['down']->getDefinition();
-    $options = [];
-    foreach ($request['options'] as $name => $value) {
-        if ($definition->hasOption($name)) {
-            $options["--$name"] = $value;
+$work = function (array $request) use ($app, $kernel, $driver, $read, $write, $rehearse) {
+    $answer = ['driver' => $driver, 'before' => $read(), 'missing' => [], 'wanted' => null, 'page' => null, 'after' => null];
+    if ($request['action'] === 'look' && $request['options'] !== null) {
+        $definition = $kernel->all()['down']->getDefinition();
+        $options = [];
+        foreach ($request['options'] as $name => $value) {
+            if ($definition->hasOption($name)) {
+                $options["--$name"] = $value;
+            } else {
+                $answer['missing'][] = $name;
+            }
+        }
+        [$answer['wanted'], $answer['page']] = $rehearse($options);
+    }
+    if ($request['action'] === 'down') {
+        // The page first: it does nothing while the other file is not there.
+        $write('maintenance.php', $request['page']);
+        if ($driver === 'file') {
+            $write('down', json_encode($request['payload'], JSON_PRETTY_PRINT));
         } else {
-            $answer['missing'][] = $name;
+            $app->maintenanceMode()->activate($request['payload']);
+        }
+        if ($answer['before'] === null && class_exists(Illuminate\Foundation\Events\MaintenanceModeEnabled::class)) {
+            $app['events']->dispatch(new Illuminate\Foundation\Events\MaintenanceModeEnabled());
         }
     }
-    [$answer['wanted'], $answer['page']] = $rehearse($options);
-}
-if ($request['action'] === 'down') {
-    // The page first: it does nothing while the other file is not there.
-    $write('maintenance.php', $request['page']);
-    if ($driver === 'file') {
-        $write('down', json_encode($request['payload'], JSON_PRETTY_PRINT));
-    } else {
-        $app->maintenanceMode()->activate($request['payload']);
+    if ($request['action'] === 'up') {
+        $kernel->call('up');
     }
-    if ($answer['before'] === null && class_exists(Illuminate\Foundation\Events\MaintenanceModeEnabled::class)) {
-        $app['events']->dispatch(new Illuminate\Foundation\Events\MaintenanceModeEnabled());
-    }
+    $answer['after'] = $read();
+    return $answer;
+};
+
+// Laravel's own handler would print the exception and end with status 0.
+try {
+    $answer = $work($request);
+} catch (Throwable $error) {
+    $answer = ['error' => $error->getMessage()];
 }
-if ($request['action'] === 'up') {
-    $kernel->call('up');
-}
-$answer['after'] = $read();
 echo "\nlms-maintenance:", base64_encode(json_encode($answer)), "\n";
 """
 
@@ -200,6 +210,8 @@ class Maintenance:
             decoded = json.loads(base64.b64decode(answer["answer"]))
         except (ValueError, binascii.Error) as error:
             raise CommandError(f"Laravel in {self.artisan.directory} gave an answer that is not understood.", rc=rc) from error
+        if "error" in decoded:
+            raise CommandError(f"Maintenance of {self.artisan.directory} failed: {' '.join(decoded['error'].split())}", rc=rc)
         return dict(decoded)
 
 

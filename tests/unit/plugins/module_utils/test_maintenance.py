@@ -205,6 +205,7 @@ def test_bad_options_are_refused(params: dict[str, Any], message: str) -> None:
             (255, "", "PHP Fatal error:  Uncaught InvalidArgumentException: View [x] not found. in /r/View.php:1\nStack trace:"),
             r"Maintenance of .* failed: View \[x\] not found\.",
         ),
+        ((0, THROWN, ""), r"failed: View \[y\] not found\."),
         ((255, "", ""), r"failed: PHP ended with status 255\."),
         ((0, "no answer", ""), r"failed: PHP ended with status 0\."),
         ((0, "lms-maintenance:AAAA\n", ""), "an answer that is not understood"),
