@@ -35,6 +35,7 @@ PARAMS: dict[str, Any] = {
     "excepted": [],
 }
 SECRET = "open-sesame"
+THROWN = f"lms-maintenance:{base64.b64encode(json.dumps({'error': 'View [y]   not found.'}).encode()).decode()}"
 
 
 class Laravel:
