@@ -326,7 +326,7 @@ class Workers:
             broken = [unit for unit in shown if unit.active == "failed" and not unit.job]
             if broken:
                 raise self._broken(broken, report)
-            waiting = [unit for unit in shown if not self._settled(unit, report)]
+            waiting = [unit for unit in shown if not self._settled(unit, report, elapsed)]
             if (not left and not waiting) or elapsed >= report.wait:
                 break
             self._sleep(INTERVAL)
@@ -337,15 +337,15 @@ class Workers:
         ]
         report.restarted = [name for name in report.restarted if name not in {unit.name for unit in shown if _held(unit)}]
 
-    def _settled(self, unit: Unit, report: Report) -> bool:
+    def _settled(self, unit: Unit, report: Report, elapsed: float) -> bool:
         """Tell whether a unit has come up, and stayed up for a moment."""
         if _held(unit):
             return True
         if unit.job or unit.active != "active":
             return False
-        main = [finding.process for finding in report.after if finding.process.pid == unit.main_pid]
-        # A main process that is none of the application's, such as a wrapper, is not for us to judge.
-        return all(self._now() - process.started >= SETTLED_AFTER for process in main)
+        ages = [self._now() - finding.process.started for finding in report.after if finding.process.unit == unit.name]
+        # Until it has become PHP, a new process is none of the application's; what never becomes one is not for us to judge.
+        return max(ages) >= SETTLED_AFTER if ages else elapsed >= START_SECONDS
 
     def _note_end(self, finding: Finding, elapsed: float, units: Mapping[str, Unit], report: Report) -> None:
         """Note that a process ended, and whether systemd lost its patience with it."""

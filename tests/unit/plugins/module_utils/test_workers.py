@@ -286,6 +286,15 @@ def test_unit_that_only_just_started_is_watched_for_a_moment() -> None:
     assert host.time == pytest.approx(0.4)
 
 
+def test_unit_is_not_up_before_its_new_process_is_seen() -> None:
+    new = process(21, unit=TWO[0].name, release="new")
+    host = Host([process(11, unit=TWO[0].name)], [], [], [new], units=[TWO[0]])
+
+    report = host.workers().restart([], wait=30, check_mode=False)
+
+    assert [found.process.pid for found in report.after] == [21]
+
+
 def test_unit_whose_conditions_do_not_hold_is_skipped() -> None:
     waiting = replace(TWO[0], active="inactive", sub="dead", condition=False)
     host = Host([], units=[waiting])
