@@ -93,22 +93,12 @@ def database_access(addresses: list[str], database: str, user: str) -> list[dict
     ]
 
 
-def contract_migrations(releases: list[dict[str, Any]], current: str | None, target: str) -> list[str]:
-    """Return the migrations of the releases that a rollback leaves which took something away; the releases come newest first."""
-    order = [release["id"] for release in releases]
-    if current not in order or target not in order:
-        return []
-    left = releases[order.index(current) : order.index(target)]
-    return sorted({name for release in left for name in release["metadata"].get("contract_migrations", [])})
-
-
 class FilterModule:
     """The collection's wiring filters."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
         return {
-            "contract_migrations": contract_migrations,
             "database_access": database_access,
             "frontend_artifact": frontend_artifact,
             "frontend_artifacts": frontend_artifacts,

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
 from ansible_collections.bitflow.lms.plugins.filter.wiring import (
-    contract_migrations,
     database_access,
     frontend_artifact,
     frontend_artifacts,
@@ -77,26 +74,3 @@ def test_each_front_end_is_an_artifact_of_its_own():
         "collect": frontend_artifact(FRONTENDS[:1]),
     }
     assert admin["name"] == "frontend-admin"
-
-
-RELEASES = [
-    {"id": "r4", "metadata": {"contract_migrations": ["drop_names"]}},
-    {"id": "r3", "metadata": {}},
-    {"id": "r2", "metadata": {"contract_migrations": ["drop_grades", "drop_names"]}},
-    {"id": "r1", "metadata": {"contract_migrations": ["drop_first"]}},
-]
-
-
-@pytest.mark.parametrize(
-    ("current", "target", "expected"),
-    [
-        ("r4", "r3", ["drop_names"]),
-        ("r4", "r1", ["drop_grades", "drop_names"]),
-        ("r3", "r2", []),
-        ("r2", "r4", []),
-        (None, "r1", []),
-        ("r4", "", []),
-    ],
-)
-def test_a_rollback_knows_what_the_releases_it_leaves_took_away(current, target, expected):
-    assert contract_migrations(RELEASES, current, target) == expected
