@@ -27,7 +27,7 @@ PLAYBOOK = f"""
   tasks:
     - name: Note the release before
       ansible.builtin.set_fact:
-        __lms_seen: {{applications: {{/srv/lms/backend: {{current: r1}}}}}}
+        __lms_seen: {{applications: "{{{{ {{lms_root ~ '/backend': {{'current': 'r1'}}}} }}}}"}}
         __lms_health_before: {{status: "{{{{ health_before }}}}"}}
 
     - name: Switch
