@@ -171,6 +171,11 @@ releases:
       returned: always
       type: str
       sample: 20261120180000-fedcba9
+    left_for:
+      description: The older release that somebody went back to from this one, empty if none. Such a release is no target of the next rollback.
+      returned: always
+      type: str
+      sample: 20261120180000-fedcba9
     reason:
       description: Why it failed, empty if it did not.
       returned: always
