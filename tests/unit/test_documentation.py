@@ -65,7 +65,7 @@ def anchors(page: Path) -> set[str]:
 
 def leads_somewhere(page: Path, target: str) -> bool:
     """Say whether a link within the pages has a file, and a heading where it names one."""
-    path, _, anchor = target.partition("#")
+    path, _hash, anchor = target.partition("#")
     found = page.parent / path if path else page
     return found.exists() and (not anchor or anchor in anchors(found))
 
