@@ -44,12 +44,13 @@ class Release:
     activated_at: str = ""
     changed_at: str = ""
     replaced: str = ""
+    left_for: str = ""
     reason: str = ""
 
     @property
     def rollback_target(self) -> bool:
-        """Say whether the release was live and healthy."""
-        return self.state != "failed" and bool(self.activated_at) and bool(self.verified_at)
+        """Say whether the release was live and healthy, and nobody went back from it to an older one."""
+        return self.state != "failed" and bool(self.activated_at) and bool(self.verified_at) and not self.left_for
 
 
 @dataclass(frozen=True)
@@ -292,7 +293,7 @@ def _plan_active(tree: Tree, request: Request, now: datetime) -> Plan:
     asked = _asked(release, request)
     if live and release.activated_at:
         return Plan(() if asked == release else (Record(asked, "changed"),), _with(tree, asked))
-    active = replace(asked, state="active", activated_at=moment, changed_at=moment)
+    active = replace(asked, state="active", activated_at=moment, changed_at=moment, left_for="")
     if live:
         # A run was killed between the switch and its record.
         return Plan((Record(active, "activated"),), _with(tree, active))
@@ -300,7 +301,8 @@ def _plan_active(tree: Tree, request: Request, now: datetime) -> Plan:
     replaced = tree.find(tree.current or "")
     if replaced is None:
         return Plan((Switch(release.id), Record(active, "activated")), _with(tree, active, current=release.id))
-    superseded = replace(replaced, state="superseded", activated_at=replaced.activated_at or moment, changed_at=moment)
+    left_for = release.id if release.sequence < replaced.sequence else ""
+    superseded = replace(replaced, state="superseded", activated_at=replaced.activated_at or moment, changed_at=moment, left_for=left_for)
     steps = (Switch(release.id), Record(active, "activated"), Record(superseded, "superseded"))
     return Plan(steps, _with(tree, active, superseded, current=release.id))
 
@@ -347,7 +349,7 @@ def _plan_pruned(tree: Tree, request: Request, now: datetime) -> Plan:
         raise LmsError(f"keep is {request.keep}: keep at least 1 release.")
     leftovers = [leftover.name for leftover in tree.leftovers if leftover.name.endswith(REMOVING) or leftover.age >= UNFINISHED_AGE]
     free = [release for release in tree.releases if _may_go(tree, release, request.min_age, now)]
-    failed = [release.id for release in free if release.state == "failed"]
+    failed = [release.id for release in free if release.state == "failed" and not _is_a_warning(tree, release)]
     abandoned = [release.id for release in free if _is_abandoned(tree, release, now)]
     good = [release.id for release in tree.releases if release.state != "failed" and release.activated_at]
     kept = set(good[-request.keep :])
@@ -359,6 +361,12 @@ def _may_go(tree: Tree, release: Release, min_age: int, now: datetime) -> bool:
     """Say whether nothing protects a release. What no record describes was put there by somebody else and stays."""
     protected = release.id in (tree.current, tree.previous) or release.id in tree.open or release.pinned or release.state == "unknown"
     return not protected and _age(release, now) >= min_age
+
+
+def _is_a_warning(tree: Tree, release: Release) -> bool:
+    """Say whether a release changed the database for good and an older one is there that a rollback could choose."""
+    older = [other for other in tree.releases if other.sequence < release.sequence and other.rollback_target]
+    return bool(release.metadata.get("contract_migrations")) and bool(older)
 
 
 def _is_abandoned(tree: Tree, release: Release, now: datetime) -> bool:
@@ -426,5 +434,6 @@ def describe(release: Release, directory: str) -> dict[str, Any]:
         "verified_at": release.verified_at,
         "activated_at": release.activated_at,
         "replaced": release.replaced,
+        "left_for": release.left_for,
         "reason": release.reason,
     }

@@ -171,6 +171,12 @@ releases:
       returned: always
       type: str
       sample: 20261120180000-fedcba9
+    left_for:
+      description:
+        - The older release that somebody went back to from this one, empty if none. No rollback chooses such a release by itself.
+      returned: always
+      type: str
+      sample: 20261120180000-fedcba9
     reason:
       description: Why it failed, empty if it did not.
       returned: always

@@ -92,6 +92,21 @@ def test_second_rollback_moves_on() -> None:
     assert (first.current, second.current, second.previous) == ("r2", "r1", None)
 
 
+def test_a_release_that_was_rolled_back_from_is_no_target_of_the_next_rollback() -> None:
+    rolled_back = decide(tree("r2", *good(1, 2)), ask("active", "r1"), NOW).after
+    deployed_again = decide(tree("r1", *rolled_back.releases, release("r3", 3, "verified")), ask("active", "r3"), NOW).after
+
+    assert (deployed_again.current, deployed_again.previous) == ("r3", "r1")
+
+
+def test_a_release_that_was_rolled_back_from_is_good_again_once_it_was_chosen() -> None:
+    rolled_back = decide(tree("r2", *good(1, 2)), ask("active", "r1"), NOW).after
+    chosen = decide(rolled_back, ask("active", "r2"), NOW).after
+    deployed = decide(tree("r2", *chosen.releases, release("r3", 3, "verified")), ask("active", "r3"), NOW).after
+
+    assert (deployed.current, deployed.previous) == ("r3", "r2")
+
+
 def test_rollback_forward_keeps_target() -> None:
     plan = decide(tree("r2", *good(1, 2, 3)), ask("active", "r3"), NOW)
 
@@ -260,6 +275,14 @@ def test_failed_deploys_do_not_eat_keep() -> None:
     failed = [release(f"r{number}", number, "failed", activated_at=LONG_AGO) for number in (4, 5, 6)]
 
     assert pruned(tree("r7", *good(1, 2, 3), *failed, *good(7)), keep=3) == ["r4", "r5", "r6", "r1"]
+
+
+def test_prune_keeps_a_failed_release_that_changed_the_database_for_good() -> None:
+    """A rollback to an older release must know about its migrations; with that release they lose their meaning."""
+    contracted = release("r2", 2, "failed", metadata={"contract_migrations": ["drop_names"]})
+
+    assert pruned(tree("r3", release("r1", 1), contracted, release("r3", 3, "active")), keep=2) == []
+    assert pruned(tree("r4", contracted, *good(3, 4)), keep=2) == ["r2"]
 
 
 def test_prune_keeps_the_rollback_target_however_few_are_kept() -> None:

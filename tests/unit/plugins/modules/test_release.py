@@ -227,6 +227,7 @@ def test_info_describes_the_releases_newest_first(host: Host) -> None:
         "verified_at": moment,
         "activated_at": moment,
         "replaced": FIRST,
+        "left_for": "",
         "reason": "",
         "in_use_by": [],
     }
