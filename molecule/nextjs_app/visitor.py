@@ -33,7 +33,7 @@ def visit(name, port, seen):
 def main():
     """Visit each front end with several threads."""
     seen = {name: collections.Counter() for name in SITES}
-    threads = [threading.Thread(target=visit, args=(name, port, seen[name])) for name, port in SITES.items() for _ in range(2)]
+    threads = [threading.Thread(target=visit, args=(name, port, seen[name])) for name, port in SITES.items() for _thread in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

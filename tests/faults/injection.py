@@ -20,14 +20,14 @@ _numbers = count(1)
 
 # What visitors ask for, and how often. What needs neither database nor Redis is a kind of its own: a fault may take those away.
 STATELESS = [{"site": "api", "path": "/version", "weight": 8, "marks": MARKS}]
-EVERYTHING = [
+EVERYTHING = (
     *STATELESS,
     {"site": "api", "path": "/api/courses", "weight": 4, "marks": MARKS},
     {"site": "api", "path": "/api/enrolments", "weight": 2, "method": "POST", "body": ENROLMENT, "status": [200, 201], "marks": MARKS},
     {"site": "api", "path": "/api/slow?ms=700", "weight": 1, "takes": 0.7, "marks": MARKS},
     {"site": "student", "path": "/", "weight": 3},
     {"site": "admin", "path": "/", "weight": 2},
-]
+)
 
 # Runs on a host, and prints what it serves: where the links lead, and what the answers say of the release that made them.
 LOOK_AT_SERVICE = """

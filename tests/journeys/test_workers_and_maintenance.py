@@ -79,7 +79,8 @@ def test_worker_that_somebody_started_by_hand_is_ended_after_its_job(environment
 def test_job_longer_than_the_wait_is_named_and_not_lost(environment):
     failed = environment.in_database("select count(*) from failed_jobs")
 
-    with job_that_a_worker_cannot_end(environment) as (host, enrolment), another_release(environment, host):
+    with job_that_a_worker_cannot_end(environment) as job, another_release(environment, job[0]):
+        host, enrolment = job
         with pytest.raises(AssertionError, match=r"after 3 s: pid \d+ \(lms-queue@\d\.service, .*Raise wait above the longest job"):
             workers(environment, host, wait=3)
         environment.in_database("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'journey'")

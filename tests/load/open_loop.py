@@ -145,7 +145,7 @@ async def read_answer(reader: asyncio.StreamReader, answer: Answer) -> bool:
     answer.status = int(status_line.split()[1])
     headers: dict[str, str] = {}
     while (line := (await reader.readline()).strip()) != b"":
-        name, _, value = line.decode("latin-1").partition(":")
+        name, _colon, value = line.decode("latin-1").partition(":")
         headers[name.lower()] = value.strip()
     answer.marks = tuple(headers.get(name.lower(), "") for name in answer.request.marks)
     if answer.request.method == "HEAD" or answer.status in BODYLESS:
@@ -288,7 +288,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60, help="how long at most (default 60)")
     parser.add_argument("--records", type=Path, help="file to which each answer is written, as a line of JSON, when it is there")
     arguments = parser.parse_args()
-    address, _, port = arguments.target.rpartition(":")
+    address, _colon, port = arguments.target.rpartition(":")
     tls = ssl.create_default_context(cafile=arguments.authority) if arguments.authority else None
     kinds = requests_from(json.loads(arguments.requests.read_text()))
 

@@ -34,6 +34,8 @@ def host() -> Iterator[Host]:
 def database(request: pytest.FixtureRequest, host: Host) -> Database:
     """Return a database, once of PostgreSQL and once of MariaDB; empty, or as the mark migrated says."""
     made = Database(host, request.param)
+    # The test before may have stopped it.
+    made.start()
     mark = request.node.get_closest_marker("migrated")
     if mark:
         made.create_at(mark.args[0])

@@ -135,10 +135,17 @@ class Database:
             return ["runuser", "-u", "postgres", "--", "psql", "-qtA", "-v", "ON_ERROR_STOP=1", database]
         return ["mariadb", "--batch", "--skip-column-names", *([database] if database == "lms" else [])]
 
-    def create(self) -> None:
-        """Make the database anew, without any table."""
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
         self.host.execute("systemctl", "start", self.name)
         wait_until(lambda: self.host.execute(*self.client("postgres"), input="select 1", check=False).returncode == 0)
+
+    def stop(self) -> None:
+        """Stop the server and wait until it has ended: Debian's postgresql.service stands for its clusters, and does not wait for them."""
+        self.host.execute("systemctl", "stop", self.name, *(["postgresql@*"] if self.name == "postgresql" else []))
+
+    def create(self) -> None:
+        """Make the database anew, without any table."""
         for statement in CREATE[self.name].split("; "):
             self.sql(statement, "postgres")
 

@@ -241,14 +241,13 @@ def test_statement_that_takes_too_long_is_ended(database: Database, folder: Path
 
 @pytest.mark.migrated("v1")
 def test_database_that_is_down_is_named_and_the_next_run_is_green(database: Database) -> None:
-    database.host.execute("systemctl", "stop", database.name)
+    database.stop()
 
     message = failed(database.migrate("v2"))
 
     assert message.startswith(f"Laravel cannot use the database lms on 127.0.0.1:{database.environment['DB_PORT']}")
     assert message.endswith("Connection refused. Start the database, or correct DB_HOST and DB_PORT in .env.")
-    database.host.execute("systemctl", "start", database.name)
-    wait_until(lambda: not database.migrate("v2", state="planned").get("failed"))
+    database.start()
     assert succeeded(database.migrate("v2"))["applied"] == [LEVEL]
 
 

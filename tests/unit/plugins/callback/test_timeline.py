@@ -24,7 +24,7 @@ PLAYBOOK = """
   gather_facts: false
   tasks:
     - name: Take some time
-      ansible.builtin.command: sleep {{ 3 if inventory_hostname == 'web2' else 0 }}
+      ansible.builtin.command: sleep {{ seconds if inventory_hostname == 'web2' else 0 }}
       changed_when: inventory_hostname == 'web2'
     - name: Do nothing
       ansible.builtin.debug:
@@ -44,7 +44,7 @@ PLAYBOOK = """
 """
 
 
-def start(tmp_path: Path, **environment: str) -> subprocess.Popen[str]:
+def start(tmp_path: Path, seconds: float = 0.5, **environment: str) -> subprocess.Popen[str]:
     playbook = tmp_path / "deploy.yml"
     playbook.write_text(PLAYBOOK)
     (tmp_path / "ansible.cfg").write_text("[defaults]\n")
@@ -57,7 +57,7 @@ def start(tmp_path: Path, **environment: str) -> subprocess.Popen[str]:
     }
     known = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "LMS_"))}
     return subprocess.Popen(
-        [sys.executable, "-m", "ansible", "playbook", "-i", "web1,web2,", "-c", "local", str(playbook)],
+        [sys.executable, "-m", "ansible", "playbook", "-i", "web1,web2,", "-c", "local", "-e", f"seconds={seconds}", str(playbook)],
         env={**known, **settings, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -74,7 +74,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str, Path]]:
     tmp_path = tmp_path_factory.mktemp("drawn")
     path = tmp_path / "run.html"
-    yield (*finish(start(tmp_path, LMS_TIMELINE=str(path), LMS_PROGRESS_INTERVAL="1")), path)
+    yield (*finish(start(tmp_path, seconds=3, LMS_TIMELINE=str(path), LMS_PROGRESS_INTERVAL="1")), path)
 
 
 def test_run_is_drawn_with_what_failed(drawn: tuple[int, str, Path]) -> None:
@@ -123,7 +123,7 @@ def test_trouble_of_the_drawing_is_a_warning_and_the_run_goes_on(tmp_path: Path)
 
 def test_run_that_is_interrupted_is_drawn_too(tmp_path: Path) -> None:
     path = tmp_path / "run.html"
-    process = start(tmp_path, LMS_TIMELINE=str(path), LMS_PROGRESS_INTERVAL="0.5")
+    process = start(tmp_path, seconds=10, LMS_TIMELINE=str(path), LMS_PROGRESS_INTERVAL="0.5")
     assert process.stdout is not None
     while "Take some time" not in (line := process.stdout.readline()):
         assert line or process.poll() is None
