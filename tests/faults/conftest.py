@@ -38,3 +38,13 @@ def served_as_before(environment: Environment) -> Iterator[None]:
     before = service(environment)
     yield
     assert service(environment) == before
+
+
+@pytest.fixture
+def without_names(environment: Environment) -> Iterator[None]:
+    """Undo the migration of v5-expand, so that it is pending at the next time."""
+    yield
+    environment.in_database(
+        "alter table students drop column if exists given_name, drop column if exists family_name;"
+        "delete from migrations where migration like '2026_04%'"
+    )
