@@ -129,6 +129,8 @@ def _migrations_line(outcome: str, data: Data) -> str:
     """Return which migrations ran, with their risk."""
     if "migrations" not in data:
         return ""
+    if data.get("migrations_unknown") and outcome == "planned":
+        return "Migrations: not known until the release is on the first host of backend."
     migrations = [{"name": item} if isinstance(item, str) else item for item in data["migrations"] or []]
     if not migrations:
         return "Migrations: none ran." if outcome in FAILURES else "Migrations: none were pending." if outcome != "unchanged" else ""

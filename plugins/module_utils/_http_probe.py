@@ -13,7 +13,8 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import SplitResult, urlsplit
@@ -362,6 +363,25 @@ def run_probe(
     if seen.complaint:
         raise LmsError(seen.complaint, **seen.as_result())
     return seen.as_result()
+
+
+def run_probes(probes: Sequence[Probe], run: Callable[[Probe], dict[str, Any]] = run_probe) -> dict[str, Any]:
+    """Ask several addresses side by side, and return the module's result: that of the first, and all of them in probes."""
+
+    def outcome(probe: Probe) -> dict[str, Any] | LmsError:
+        try:
+            return run(probe)
+        except LmsError as error:
+            return error
+
+    with ThreadPoolExecutor(max_workers=len(probes)) as pool:
+        outcomes = list(pool.map(outcome, probes))
+    details = [{"url": probe.url, **(found.details if isinstance(found, LmsError) else found)} for probe, found in zip(probes, outcomes)]
+    first = {key: value for key, value in details[0].items() if key != "url"}
+    complaints = [found.message for found in outcomes if isinstance(found, LmsError)]
+    if complaints:
+        raise LmsError(" ".join(complaints), **{**first, "probes": details})
+    return {**first, "probes": details}
 
 
 def ask_once(probe: Probe, context: ssl.SSLContext | None, make_call: Call) -> tuple[Response | None, str]:

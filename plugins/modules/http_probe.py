@@ -23,8 +23,13 @@ options:
     description:
       - Address to ask for, with V(http) or V(https).
       - It is shown in messages, and a user or password in it is refused. Credentials belong in O(headers).
+      - Either this or O(urls) is required.
     type: str
-    required: true
+  urls:
+    description:
+      - Several addresses, which are asked side by side in the same way, each until enough good answers came in a row.
+    type: list
+    elements: str
   method:
     description:
       - How to ask.
@@ -112,6 +117,16 @@ seealso:
 """
 
 EXAMPLES = r"""
+- name: Ask the load balancer for each site, as a visitor would
+  bitflow.lms.http_probe:
+    urls:
+      - https://api.example.com/health
+      - https://student.example.com/api/health
+    connect_to: 127.0.0.1:443
+    attempts: 30
+    consecutive: 4
+    interval: 0.2
+
 - name: Check the health of the API
   bitflow.lms.http_probe:
     url: https://api.example.com/health
@@ -145,6 +160,12 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+probes:
+  description: The keys below for each address, in the order of O(urls), with its C(url). What stands at the top is that of the first.
+  returned: always
+  type: list
+  elements: dict
+  sample: [{url: "https://api.example.com/health", status: 200, attempts: 3}]
 status:
   description: Status of the last answer, or null when there was none.
   returned: always
@@ -189,7 +210,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._expectation import Expectation
-from ansible_collections.bitflow.lms.plugins.module_utils._http_probe import Probe, run_probe, secrets_of, skipped_result
+from ansible_collections.bitflow.lms.plugins.module_utils._http_probe import Probe, run_probes, secrets_of, skipped_result
 
 
 def build_probe(params: dict[str, Any]) -> Probe:
@@ -222,17 +243,18 @@ def missing(probe: Probe) -> str:
     return ""
 
 
-def run(probe: Probe, check_mode: bool) -> dict[str, Any]:
+def run(probes: list[Probe], check_mode: bool) -> dict[str, Any]:
     """Ask the server and return the module's result."""
-    reason = missing(probe) if check_mode else ""
-    return skipped_result(reason) if reason else run_probe(probe)
+    reason = missing(probes[0]) if check_mode else ""
+    return {**skipped_result(reason), "probes": []} if reason else run_probes(probes)
 
 
 def main() -> None:
     """Read the options, ask, report."""
     module = AnsibleModule(
         argument_spec={
-            "url": {"type": "str", "required": True},
+            "url": {"type": "str"},
+            "urls": {"type": "list", "elements": "str"},
             "method": {"type": "str", "choices": ["GET", "HEAD"], "default": "GET"},
             "headers": {"type": "dict", "default": {}, "no_log": True},
             "connect_to": {"type": "str"},
@@ -248,12 +270,18 @@ def main() -> None:
             "interval": {"type": "float", "default": 1},
             "timeout": {"type": "float", "default": 10},
         },
-        mutually_exclusive=[("connect_to", "unix_socket")],
+        mutually_exclusive=[("connect_to", "unix_socket"), ("url", "urls")],
+        required_one_of=[("url", "urls")],
         supports_check_mode=True,
     )
-    module.no_log_values.update(secrets_of(module.params["url"]))
+    params = module.params
+    urls = [params["url"]] if params["urls"] is None else params["urls"]
+    if not urls:
+        module.fail_json(msg="urls is empty: name at least one address.")
+    for url in urls:
+        module.no_log_values.update(secrets_of(url))
     try:
-        result = run(build_probe(module.params), module.check_mode)
+        result = run([build_probe({**params, "url": url}) for url in urls], module.check_mode)
     except LmsError as error:
         module.fail_json(**error.as_result())
     module.exit_json(**result)

@@ -43,8 +43,8 @@ options:
       - V(failed) marks the release, so that nothing goes back to it. It refuses the live release, and ignores one that is not there.
       - V(absent) removes the release. It refuses the live one.
       - V(pruned) removes what interrupted runs left, failed and abandoned releases, and the oldest good ones beyond O(keep).
-        It never removes the live release, the one to roll back to, a failed one whose C(contract_migrations) a rollback has to know, one that is pinned, open by a process, younger than O(min_age)
-        or not built by this module.
+        It never removes the live release, the one to roll back to, a failed one whose C(contract_migrations) a rollback has to know,
+        or one that is pinned, open by a process, younger than O(min_age) or not built by this module.
         Of front ends it also removes the components that no release links to any more and no process has open.
     type: str
     choices: [present, verified, active, failed, absent, pruned]

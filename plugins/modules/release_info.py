@@ -172,7 +172,8 @@ releases:
       type: str
       sample: 20261120180000-fedcba9
     left_for:
-      description: The older release that somebody went back to from this one, empty if none. Such a release is no target of the next rollback.
+      description:
+        - The older release that somebody went back to from this one, empty if none. No rollback chooses such a release by itself.
       returned: always
       type: str
       sample: 20261120180000-fedcba9

@@ -272,3 +272,9 @@ def test_failure_is_found_where_it_happened(result: dict[str, Any], message: str
 
     assert deploy_failure([{"inventory_hostname": "web1"}, failed]) == {"task": "Prove", "host": "web2", "message": message}
     assert deploy_failure([{"inventory_hostname": "web1"}]) == {}
+
+
+def test_a_plan_says_when_the_migrations_are_not_known_yet() -> None:
+    lines = deploy_report({"outcome": "planned", "version": "main", "migrations": [], "migrations_unknown": True})
+
+    assert "Migrations: not known until the release is on the first host of backend." in lines

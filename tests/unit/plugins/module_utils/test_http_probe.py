@@ -25,6 +25,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._http_probe import (
     hide_userinfo,
     judge,
     run_probe,
+    run_probes,
     secrets_of,
     skipped_result,
 )
@@ -514,3 +515,26 @@ def test_credential_in_a_url_is_hidden(url: str, shown: str, secrets: set[str]) 
 def test_skipped_probe_has_the_same_keys() -> None:
     with server() as running:
         assert set(skipped_result("no")) == set(ask(f"http://{running.address}/"))
+
+
+def test_several_addresses_are_asked_side_by_side_and_each_has_a_result() -> None:
+    with server() as first, server() as second:
+        urls = [f"http://{first.address}/a", f"http://{second.address}/b"]
+
+        result = run_probes([Probe(url, attempts=3, consecutive=2, interval=0) for url in urls])
+
+    assert [(probe["url"], probe["status"], probe["attempts"]) for probe in result["probes"]] == [(url, 200, 2) for url in urls]
+    assert result["status"] == 200
+    assert [request.split()[1] for request in first.requests] == ["/a", "/a"]
+
+
+def test_one_ill_address_among_several_is_named() -> None:
+    with server() as well, server(DOWN) as ill:
+        probes = [Probe(f"http://{running.address}/{name}", attempts=1) for name, running in (("well", well), ("ill", ill))]
+
+        with pytest.raises(LmsError) as caught:
+            run_probes(probes)
+
+    assert "/ill on " in caught.value.message
+    assert "/well" not in caught.value.message
+    assert [probe["status"] for probe in caught.value.details["probes"]] == [200, 503]

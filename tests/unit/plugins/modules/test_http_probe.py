@@ -51,4 +51,6 @@ def test_check_mode_skips_a_socket_that_is_not_there_yet(tmp_path: Path) -> None
     path = tmp_path / "student.sock"
     probe = http_probe.build_probe({**PARAMS, "url": "http://student/", "connect_to": None, "unix_socket": str(path)})
 
-    assert http_probe.run(probe, check_mode=True) == skipped_result(f"The socket {path} is not there yet.")
+    result = http_probe.run([probe], check_mode=True)
+
+    assert result == {**skipped_result(f"The socket {path} is not there yet."), "probes": []}
