@@ -369,6 +369,7 @@ def test_of_two_deployments_at_once_one_goes_on_and_the_other_says_who_holds_the
     )
     message = re.search(said, second.text)
     assert message, second.output[-5000:]
+    assert "Here that is -e lms_lock_steal=force." in second.text
     assert second.changed["app2"] == 0
     known = {name for host in APPLICATION_HOSTS for part in PARTS for name in environment.releases(host, part)}
     assert message["release"] not in known
