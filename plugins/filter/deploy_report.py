@@ -17,6 +17,7 @@ HEADLINES = {
     "planned": "would be deployed as release {release}.",
     "unchanged": "is live already: nothing to deploy.",
     "returned": "Every host went back from {previous} to {release}.",
+    "would return": "Every host would go back from {previous} to {release}.",
     "not returned": "Did not go back to {release}.",
     "failed": "was not deployed.",
     "taken back": "was taken back after the switch.",
@@ -26,6 +27,7 @@ CHECKED = "Checked: the candidate before the switch, each host after it, each si
 ADVICE = {
     "deployed": "The way back: ansible-playbook bitflow.lms.rollback, with the same inventory.",
     "planned": "Nothing was changed. Run it without --check to deploy.",
+    "would return": "Nothing was changed. Run it without --check to go back.",
     "returned": "The database was not touched. Forward again: ansible-playbook bitflow.lms.deploy.",
 }
 MEND = "Next: mend the cause and {again}; nothing has to be cleaned up."

@@ -278,3 +278,9 @@ def test_a_plan_says_when_the_migrations_are_not_known_yet() -> None:
     lines = deploy_report({"outcome": "planned", "version": "main", "migrations": [], "migrations_unknown": True})
 
     assert "Migrations: not known until the release is on the first host of backend." in lines
+
+
+def test_the_plan_of_a_rollback_says_that_it_is_a_plan() -> None:
+    lines = deploy_report({"outcome": "would return", "previous": "r2", "release": "r1"})
+
+    assert lines == ["Every host would go back from r2 to r1.", "Nothing was changed. Run it without --check to go back."]
