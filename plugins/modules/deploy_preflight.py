@@ -47,10 +47,12 @@ options:
   controller_time:
     description:
       - The time on the control host as seconds since 1970. The clock of this host is held against it.
+      - The control host sends the time of just now in its place, and leaves the clock out where the way to this host took longer than
+        O(clock_skew_limit).
     type: float
   clock_skew_limit:
     description:
-      - Seconds by which the clocks may differ. It includes the time that the task takes to reach this host.
+      - Seconds by which the clocks may differ.
     type: float
     default: 30
   php_requirements:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.bitflow.lms.plugins.module_utils._controller import identity_of, is_dead, take_lease
+from ansible_collections.bitflow.lms.plugins.module_utils._controller import ask_about_clock, identity_of, is_dead, take_lease
 
 RUN = {"controller": "control", "user": "anna", "process": "boot pid:[1] 4711 123"}
 
@@ -165,3 +165,30 @@ def test_a_failure_without_a_holder_is_passed_on() -> None:
     failure = {"failed": True, "msg": "There is no directory /srv/lms"}
 
     assert take_lease(Host(failure), {"owner": "ours", "wait": 60}, RUN) == failure
+
+
+@pytest.mark.parametrize(
+    ("seconds", "skews", "asked", "problems"),
+    [
+        ([1], [0], 1, []),
+        # The first way was long, the second one was not.
+        ([31, 1], [0, 0], 2, []),
+        # Every way is longer than the limit: nothing is said about the clock.
+        ([31, 31, 31], [0, 0, 0], 3, []),
+        ([1, 1], [40, 40], 2, ["clock"]),
+    ],
+)
+def test_a_long_way_to_a_host_is_not_taken_for_a_wrong_clock(seconds, skews, asked, problems):
+    time, ways = [1000.0], []
+
+    def execute(options: dict[str, Any]) -> dict[str, Any]:
+        number = len(ways)
+        ways.append(options)
+        time[0] += seconds[number]
+        sent = options["controller_time"]
+        wrong = sent is not None and abs(time[0] + skews[number] - sent) > 30
+        return {"failed": wrong, "problems": [{"check": "clock"}] if wrong else []}
+
+    result = ask_about_clock(execute, {"directories": []}, 30, lambda: time[0])
+
+    assert (len(ways), [problem["check"] for problem in result["problems"]]) == (asked, problems)
