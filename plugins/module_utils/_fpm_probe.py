@@ -61,10 +61,11 @@ class Probe:
 
     @property
     def release(self) -> str:
-        """Return the release that the script belongs to in words."""
-        parts = PurePosixPath(self.script).parts
-        if "releases" in parts[:-1]:
-            return f"Release {parts[parts.index('releases') + 1]}"
+        """Return the release that the script belongs to in words. Where each instance sees its own at one place, the socket tells it."""
+        for path in (self.script, self.socket):
+            parts = PurePosixPath(path).parts
+            if "releases" in parts[:-1]:
+                return f"Release {parts[parts.index('releases') + 1]}"
         return f"The script {self.script}"
 
     def params(self) -> dict[str, str]:

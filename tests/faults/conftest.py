@@ -21,11 +21,13 @@ from injection import service
 
 @pytest.fixture(scope="session")
 def environment() -> Iterator[Environment]:
-    """Make the environment, with a version live that is one of the two good ones."""
+    """Make the environment unless the journeys have left theirs, with a version live that is one of the two good ones."""
     made = Environment()
-    outcome = made.demo()
-    assert outcome.status == 0, outcome.output[-8000:]
-    made.deploy(made.other_version())
+    if sorted(made.running_hosts()) != ["app1", "app2", "data", "lb"]:
+        outcome = made.demo()
+        assert outcome.status == 0, outcome.output[-8000:]
+    if {record["metadata"]["version"] for record in made.releases("app1", "backend").values()} < {"v1", "v2"}:
+        made.deploy(made.other_version())
     yield made
     if os.environ.get("LMS_KEEP") != "1":
         outcome = made.demo("down")
@@ -38,3 +40,13 @@ def served_as_before(environment: Environment) -> Iterator[None]:
     before = service(environment)
     yield
     assert service(environment) == before
+
+
+@pytest.fixture
+def without_names(environment: Environment) -> Iterator[None]:
+    """Undo the migration of v5-expand, so that it is pending at the next time."""
+    yield
+    environment.in_database(
+        "alter table students drop column if exists given_name, drop column if exists family_name;"
+        "delete from migrations where migration like '2026_04%'"
+    )

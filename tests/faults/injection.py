@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -16,6 +19,8 @@ from environment import APPLICATION_HOSTS, DOMAIN, LOGS, PROJECT, Environment, O
 FAULTS = Path(__file__).parent
 MARKS = ["X-Release-Entry", "X-Release-Config", "X-Release-End"]
 ENROLMENT = json.dumps({"student_id": 1, "course_id": 1})
+# Requests a second: as many as two cores bear beside a deployment.
+RATE = float(os.environ.get("LMS_FAULT_RATE", "25"))
 _numbers = count(1)
 
 # What visitors ask for, and how often. What needs neither database nor Redis is a kind of its own: a fault may take those away.
@@ -44,18 +49,22 @@ marks = sorted({headers[name] for name in MARKS})
 links = {part: os.path.basename(os.readlink(f"/srv/lms/{part}/current")) for part in ("backend", "frontend")}
 with open(f"/srv/lms/backend/releases/{links['backend']}/REVISION") as file:
     revision = file.read().strip()
+# A front end is served by its component, which the release links to.
+wanted = {name: os.readlink(f"/srv/lms/frontend/current/apps/{name}").rpartition("-")[2] for name in PORTALS}
 frontends = {name: json.loads(ask(port, f"{name}.lms.localhost", "/api/health")[2])["revision"] for name, port in PORTALS.items()}
-print(json.dumps({"status": status, "marks": marks, "links": links, "revision": revision, "frontends": frontends}))
+seen = {"status": status, "marks": marks, "links": links, "revision": revision, "frontends": frontends, "wanted": wanted}
+print(json.dumps(seen))
 """
 PORTALS = {"student": 3001, "admin": 3002}
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens, and at which task of a play: before it, or within it, when the first host has ended it and others may be at it.
+    """What happens, and at which task of a play.
 
-    A task is named by its module (or a pattern of names) and its arguments (None: whatever the value), which say what it does, or by
-    its number. Without a command the control host dies.
+    The moment is before it, within it (the first host has ended it and others may be at it), or while it runs, once the command of the
+    condition prints something. A task is named by its module (or a pattern of names) and its arguments (None: whatever the value), which
+    say what it does, or by its number. Without a command the control host dies.
     """
 
     action: str = ""
@@ -64,11 +73,12 @@ class Fault:
     number: int = 0
     moment: str = "before"
     command: Sequence[str] | None = None
+    condition: Sequence[str] = ()
 
     def surroundings(self, struck: Path) -> dict[str, str]:
         """Return the environment variables that put it in the way of a play."""
         place = {"number": self.number} if self.number else {"action": self.action, "arguments": dict(self.arguments), "time": self.time}
-        known = {**place, "moment": self.moment, "command": self.command, "struck": str(struck)}
+        known = {**place, "moment": self.moment, "command": self.command, "condition": self.condition, "struck": str(struck)}
         return {"LMS_FAULT": json.dumps(known), "ANSIBLE_CALLBACK_PLUGINS": str(FAULTS / "callback_plugins")}
 
 
@@ -90,9 +100,15 @@ def start_with(
     return environment.start(playbook, surroundings={**fault.surroundings(struck), **(surroundings or {})}, **variables), struck
 
 
-def play_with(environment: Environment, fault: Fault, playbook: str = "deploy.yml", **variables: Any) -> Outcome:
+def play_with(
+    environment: Environment,
+    fault: Fault,
+    playbook: str = "deploy.yml",
+    surroundings: Mapping[str, str] | None = None,
+    **variables: Any,
+) -> Outcome:
     """Run a playbook with a fault in its way to its end; the fault must have struck."""
-    running, struck = start_with(environment, fault, playbook, **variables)
+    running, struck = start_with(environment, fault, playbook, surroundings, **variables)
     outcome = running.finish()
     assert struck.exists(), f"The play ended before {fault}:\n{outcome.output[-4000:]}"
     return outcome
@@ -119,7 +135,7 @@ def service(environment: Environment) -> dict[str, Any]:
     found = {host: service_of(environment, host) for host in APPLICATION_HOSTS}
     for host, seen in found.items():
         assert (seen["status"], seen["marks"]) == (200, [seen["revision"]]), (host, seen)
-        assert set(seen["frontends"].values()) == {seen["links"]["frontend"]}, (host, seen)
+        assert seen["frontends"] == seen["wanted"], (host, seen)
     return found
 
 
@@ -154,7 +170,7 @@ class Load:
 
 
 @contextmanager
-def load(environment: Environment, kinds: Sequence[Mapping[str, Any]] = EVERYTHING, rate: float = 8) -> Iterator[Load]:
+def load(environment: Environment, kinds: Sequence[Mapping[str, Any]] = EVERYTHING, rate: float = RATE) -> Iterator[Load]:
     """Let visitors use the LMS while a test does something to it."""
     name = f"load-{next(_numbers):02d}"
     requests, records = LOGS / f"{name}.requests.json", LOGS / f"{name}.jsonl"
@@ -179,3 +195,41 @@ def load(environment: Environment, kinds: Sequence[Mapping[str, Any]] = EVERYTHI
     finally:
         if not running.ended:
             running.kill()
+
+
+@contextmanager
+def held_table(environment: Environment, table: str) -> Iterator[list[str]]:
+    """Hold a table so that it can be read but not changed; give the command that prints something when somebody waits for it."""
+    hold = f"begin; lock table {table} in share mode; select pg_sleep(120)"
+    argv = ["docker", "exec", "-e", "PGAPPNAME=fault", f"{environment.name}-data", "runuser", "-u", "postgres", "--", "psql", "lms"]
+    waits = f"select 1 from pg_locks where not granted and relation = '{table}'::regclass"  # noqa: S608
+    with subprocess.Popen([*argv, "--command", hold], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as holder:
+        held = "select 1 from pg_stat_activity where application_name = 'fault' and wait_event = 'PgSleep'"
+        wait_until(lambda: environment.in_database(held), f"{table} is held")
+        try:
+            yield [*argv, "--quiet", "--tuples-only", "--command", waits]
+        finally:
+            let_go(environment)
+            holder.wait(timeout=30)
+
+
+def let_go(environment: Environment) -> None:
+    """Let go of every table that is held, unless the database is down: then nobody holds any."""
+    with suppress(AssertionError):
+        environment.in_database("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'fault'")
+
+
+def assert_failed(outcome: Outcome, *patterns: str) -> None:
+    """Assert that a playbook failed, and said so in these words."""
+    assert outcome.status != 0, outcome.output[-4000:]
+    missing = [pattern for pattern in patterns if not re.search(pattern, outcome.text)]
+    assert missing == [], outcome.output[-5000:]
+    assert "Traceback" not in outcome.output, outcome.output[-5000:]
+
+
+def assert_deploys(environment: Environment) -> None:
+    """Assert that the next deployment works, that nobody notices it, and that it is whole everywhere."""
+    with load(environment) as visitors:
+        release = environment.deploy(environment.other_version())
+    visitors.assert_nobody_noticed()
+    assert {link for seen in service(environment).values() for link in seen["links"].values()} == {release}

@@ -30,6 +30,7 @@ def environment() -> Iterator[Environment]:
     # What an earlier run left in the database of an environment that was kept.
     made.in_database(
         "alter table courses drop column if exists level, drop column if exists language;"
+        "alter table students drop column if exists given_name, drop column if exists family_name;"
         "delete from migrations where migration like '2026%'; delete from failed_jobs"
     )
     yield made

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import urllib3
@@ -43,29 +44,38 @@ print(json.dumps({
 }))
 """
 
-# Prints which release each process of the application runs, as /proc knows it.
+# Prints what each process of the application runs, as /proc knows it, and what the live release consists of.
 LOOK_AT_PROCESSES = """
 import glob, json, os, re
 
 ticks = os.sysconf("SC_CLK_TCK")
 boot = next(int(line.split()[1]) for line in open("/proc/stat") if line.startswith("btime"))
 switched = os.lstat("/srv/lms/backend/current").st_ctime
-frontends, workers = {}, []
+frontends, releases, workers = {}, set(), []
 for process in glob.glob("/proc/[0-9]*"):
     try:
         command = open(process + "/cmdline").read().split("\\0")
         place = os.readlink(process + "/cwd")
+        unit = open(process + "/cgroup").read()
         # Behind the name of the program, which may hold spaces.
         started = boot + int(open(process + "/stat").read().rpartition(")")[2].split()[19]) / ticks
     except (OSError, IndexError):
         continue
-    found = re.match("/srv/lms/frontend/releases/([^/]+)/apps/([^/]+)", place)
-    if found:
-        frontends.setdefault(found[1], []).append(found[2])
+    component = re.match("/srv/lms/frontend/components/([^/]+)/", place)
+    if component:
+        frontends.setdefault(component[1], []).append(int(process[6:]))
+    instance = re.search("/lms-fpm@([^/]+)[.]service", unit)
+    if instance:
+        releases.add(instance[1])
     if "queue:work" in command:
         # The kernel counts in hundredths of a second, and btime has none at all.
         workers.append(started > switched - 1.1)
-print(json.dumps({"frontends": {release: sorted(apps) for release, apps in frontends.items()}, "workers_started_after_switch": workers}))
+print(json.dumps({
+    "fpm": sorted(releases),
+    "frontends": {component: sorted(pids) for component, pids in sorted(frontends.items())},
+    "live_frontends": sorted(os.path.basename(os.readlink(app)) for app in glob.glob("/srv/lms/frontend/current/apps/*")),
+    "workers_started_after_switch": workers,
+}))
 """
 
 # Prints the JSON objects that stand one after the other on standard input as a list.
@@ -191,7 +201,7 @@ class Traffic:
         assert self.result.get("finished"), self._running.output[-3000:]
 
     def releases(self, part: str) -> set[str]:
-        """Return the releases of a part of the LMS that answered: api, student or admin."""
+        """Return what answered of a part of the LMS: the releases of api, the components of student or admin."""
         return {release for name, seen in self.result["releases"].items() if name.split()[0] == part for release in seen}
 
     def assert_nobody_noticed(self, at_least: int) -> None:
@@ -252,6 +262,19 @@ class Environment:
         assert outcome.status == 0, outcome.output[-5000:]
         return self.live_release()
 
+    def push(self, tag: str, base: str, file: str = "", old: str = "", new: str = "") -> None:
+        """Push a version that differs from another one in one place of one file, or only in its commit."""
+        repository = self.cache / "lms.git"
+        with TemporaryDirectory() as directory:
+            git = ("git", "-C", directory, "-c", "user.name=Journey", "-c", "user.email=journey@example.com")
+            run("git", "clone", "--quiet", "--branch", base, "-c", "advice.detachedHead=false", repository, directory)
+            if file:
+                text = (Path(directory) / file).read_text()
+                assert text.count(old) == 1, f"{file} of {base} has {old!r} {text.count(old)} times"
+                (Path(directory) / file).write_text(text.replace(old, new))
+            run(*git, "commit", "--quiet", "--all", "--allow-empty", "--message", tag)
+            run(*git, "push", "--quiet", "--force", "origin", f"HEAD:refs/tags/{tag}")
+
     def module(self, host: str, module: str, **arguments: Any) -> dict[str, Any]:
         """Run one module on a host and return its result."""
         argv = ["ansible", host, "-i", "inventories/dev", "-m", module, "-a", json.dumps(arguments)]
@@ -293,6 +316,11 @@ class Environment:
         text = self.on(host, "sh", "-c", f"cat /srv/lms/{part}/.deploy/releases/*.json | python3 -c {shlex.quote(READ_RECORDS)}")
         return {record["id"]: record for record in json.loads(text)}
 
+    def components(self) -> dict[str, str]:
+        """Return the key of the component that each front end of the live release is."""
+        links = "cd /srv/lms/frontend/current/apps && for app in *; do readlink $app; done"
+        return dict(Path(link).name.rsplit("-", 1) for link in self.on("app1", "sh", "-c", links).split())
+
     def version(self) -> str:
         """Return the version that is live on the first host."""
         return self.releases("app1", "backend")[self.live()["backend on app1"]]["metadata"]["version"]
@@ -302,7 +330,7 @@ class Environment:
         return "v1" if self.version() == "v2" else "v2"
 
     def processes(self, host: str) -> dict[str, Any]:
-        """Return which release the processes of a host run."""
+        """Return what the processes of a host run."""
         return json.loads(self.on(host, "python3", "-c", LOOK_AT_PROCESSES))
 
     def state(self) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from environment import APPLICATION_HOSTS, DOMAIN, PARTS, PROJECT, Environment, Running, difference, run, wait_until
+from environment import APPLICATION_HOSTS, DOMAIN, PARTS, PROJECT, Environment, Outcome, Running, Traffic, difference, run, wait_until
 
-FRONTENDS = ["admin", "student"]
+TAKEN_OVER = "The lease was taken from another owner: /srv/lms was held by "
+CONTRACT = "2026_06_15_000001_drop_name_from_students_table"
 # A health check that is content until the release is live on app2, and only where the host itself asks: no visitor sees it.
 UNHEALTHY_ONCE_LIVE = """
             'live' => $this->check(fn () => throw_if(
@@ -26,15 +27,24 @@ UNHEALTHY_ONCE_LIVE = """
 
 
 def assert_only_this_release_runs(environment: Environment, release: str) -> None:
-    """Assert by /proc that no process of another release is left on any host."""
+    """Assert by /proc that the release is live everywhere, and that no process of another one is left on any host."""
+    assert environment.live_release() == release
     for host in APPLICATION_HOSTS:
 
         def runs_only_the_release(host=host) -> bool:
             seen = environment.processes(host)
             workers = seen["workers_started_after_switch"]
-            return seen["frontends"] == {release: FRONTENDS} and bool(workers) and all(workers)
+            frontends = list(seen["frontends"]) == seen["live_frontends"] != []
+            return frontends and seen["fpm"] == [release] and bool(workers) and all(workers)
 
         wait_until(runs_only_the_release, f"{host} runs {release} only: {environment.processes(host)}", seconds=60)
+
+
+def assert_served(traffic: Traffic, *lived: dict[str, str], api: set[str]) -> None:
+    """Assert that exactly these releases of the API and these components of the front ends answered the visitors."""
+    assert traffic.releases("api") == api
+    for frontend in ("student", "admin"):
+        assert traffic.releases(frontend) == {components[frontend] for components in lived}, frontend
 
 
 def assert_marked_failed(environment: Environment, release: str) -> None:
@@ -42,6 +52,14 @@ def assert_marked_failed(environment: Environment, release: str) -> None:
     for host in APPLICATION_HOSTS:
         found = {part: environment.releases(host, part).get(release, {}).get("state") for part in PARTS}
         assert found in ({"backend": "failed", "frontend": "failed"}, {"backend": "failed", "frontend": None}), (host, found)
+
+
+def assert_report(outcome: Outcome, *sentences: str) -> None:
+    """Assert that the report of a run that ended well says so, and that its own watch saw no failure."""
+    assert outcome.status == 0, outcome.output[-5000:]
+    wanted = ["Visitors: 0 of ", " requests failed; ", *sentences]
+    assert [sentence for sentence in wanted if sentence not in outcome.text] == [], outcome.output[-5000:]
+    assert "The watch ended early" not in outcome.text
 
 
 def columns_of(environment: Environment, table: str) -> list[str]:
@@ -108,21 +126,21 @@ def job_that_a_worker_cannot_end(environment: Environment):
 
 
 def test_a_new_version_goes_live_and_nobody_notices(environment):
-    old = environment.live_release()
+    old, before = environment.live_release(), environment.components()
 
     with environment.traffic() as traffic:
         deployment = environment.start("deploy.yml", lms_version="v2")
-        deployment.wait_for("Run the pending migrations")
+        deployment.wait_for("TASK [prepare | Run the pending migrations]")
         with job_that_a_worker_cannot_end(environment) as (host, enrolment):
             units = ("systemctl", "show", "lms-queue@*", "--property=ActiveState")
             wait_until(lambda: "deactivating" in environment.on(host, *units), f"the worker on {host} is asked to end", interval=0.1)
         outcome = deployment.finish()
 
-    assert outcome.status == 0, outcome.output[-5000:]
     new = environment.live_release()
     assert new != old
+    assert_report(outcome, f"was deployed as release {new}.", "2026_02_09_000001_add_level_to_courses_table (expand)")
     traffic.assert_nobody_noticed(at_least=400)
-    assert [traffic.releases(part) for part in ("api", "student", "admin")] == [{old, new}] * 3
+    assert_served(traffic, before, environment.components(), api={old, new})
     assert {environment.releases(host, part)[new]["metadata"]["version"] for host in APPLICATION_HOSTS for part in PARTS} == {"v2"}
     assert {environment.ask("/version")["release"] for _time in range(8)} == {new}
     assert_only_this_release_runs(environment, new)
@@ -133,10 +151,13 @@ def test_a_new_version_goes_live_and_nobody_notices(environment):
 
 
 @pytest.mark.parametrize("host", APPLICATION_HOSTS)
-def test_opcache_has_room_after_the_switch(environment, host):
-    status = environment.module(host, "bitflow.lms.opcache", socket="/run/php/lms.sock", group="lms")
+def test_each_release_has_an_opcache_of_its_own_with_room(environment, host):
+    socket = "/srv/lms/backend/current/run/fpm.sock"
+    status = environment.module(host, "bitflow.lms.opcache", socket=socket, group="lms")
 
     assert (status["enabled"], status["full"], status["statistics"]["oom_restarts"]) == (True, False, 0)
+    # Visitors found everything compiled, and nothing of an earlier release takes room.
+    assert status["statistics"]["hits"] > 20 * status["statistics"]["misses"]
 
 
 def test_the_traffic_notices_a_careless_switch(environment):
@@ -153,16 +174,15 @@ def test_the_traffic_notices_a_careless_switch(environment):
 
 
 def test_a_rollback_goes_unnoticed_as_well(environment):
-    live = environment.live_release()
+    live, before = environment.live_release(), environment.components()
 
     with environment.traffic() as traffic:
         outcome = environment.play("bitflow.lms.rollback")
 
-    assert outcome.status == 0, outcome.output[-5000:]
     previous = environment.live_release()
-    assert f"went back from {live} to {previous}" in outcome.text
+    assert_report(outcome, f"Every host went back from {live} to {previous}.")
     traffic.assert_nobody_noticed(at_least=200)
-    assert traffic.releases("api") == {live, previous}
+    assert_served(traffic, before, environment.components(), api={live, previous})
     assert_only_this_release_runs(environment, previous)
 
 
@@ -179,7 +199,7 @@ def test_an_unhealthy_candidate_is_stopped_before_anybody_sees_it(environment):
     assert environment.live() == live
     traffic.assert_nobody_noticed(at_least=200)
     release = environment.live_release()
-    assert [traffic.releases(part) for part in ("api", "student", "admin")] == [{release}] * 3
+    assert_served(traffic, environment.components(), api={release})
     said = r"v3-broken \((?P<release>\S+)\) was not deployed: .*? on app[12]: .*?search.*?nothing has to be cleaned up"
     message = re.search(said, outcome.text)
     assert message, outcome.output[-5000:]
@@ -198,18 +218,25 @@ def test_after_an_unhealthy_candidate_the_next_deployment_works(environment):
     assert_only_this_release_runs(environment, new)
 
 
+def test_a_rollback_does_not_go_to_the_release_that_somebody_went_back_from(environment):
+    """Of v1, v2, back to v1, v2 again: the release before the live one is the first v2, and the way back is v1."""
+    releases = environment.releases("app1", "backend")
+    live = environment.live_release()
+    lived = sorted((record["sequence"], name) for name, record in releases.items() if record["activated_at"] and name != live)
+    (_, good), (_, left) = lived[-2:]
+    assert releases[left]["metadata"]["version"] == releases[live]["metadata"]["version"]
+
+    outcome = environment.play("bitflow.lms.rollback")
+
+    assert_report(outcome, f"Every host went back from {live} to {good}.")
+    assert_only_this_release_runs(environment, good)
+
+
 @pytest.fixture
-def unhealthy_once_live(environment, tmp_path):
+def unhealthy_once_live(environment):
     """Push a version whose fault shows only when it is live on the second host."""
-    repository, tag = environment.cache / "lms.git", "unhealthy-once-live"
-    run("git", "clone", "--quiet", "--branch", "v2", repository, tmp_path / "lms", stderr=None)
-    controller = tmp_path / "lms" / "backend" / "app" / "Http" / "Controllers" / "HealthController.php"
-    text, marker = controller.read_text(), "'storage' => $this->check(fn () => $this->inspectStorage()),"
-    assert marker in text
-    controller.write_text(text.replace(marker, marker + UNHEALTHY_ONCE_LIVE))
-    git = ["git", "-C", tmp_path / "lms", "-c", "user.name=Journey", "-c", "user.email=journey@example.com"]
-    run(*git, "commit", "--quiet", "--all", "--message", "Be unhealthy once live")
-    run(*git, "push", "--quiet", "--force", "origin", f"HEAD:refs/tags/{tag}")
+    tag, marker = "unhealthy-once-live", "'storage' => $this->check(fn () => $this->inspectStorage()),"
+    environment.push(tag, "v2", "backend/app/Http/Controllers/HealthController.php", marker, marker + UNHEALTHY_ONCE_LIVE)
     return tag
 
 
@@ -224,6 +251,9 @@ def test_a_release_that_fails_after_the_switch_is_taken_back_on_every_host(envir
     traffic.assert_nobody_noticed(at_least=200)
     message = re.search(r"(?P<release>\d{14}-\w{7}) was taken back: .*? on app2: .*?nothing has to be cleaned up", outcome.text)
     assert message, outcome.output[-5000:]
+    assert f"{unhealthy_once_live} (" in outcome.text
+    assert "was taken back after the switch. Why: " in outcome.text
+    assert "Visitors: 0 of " in outcome.text
     # It was live: on the first host, until the second one failed.
     assert traffic.releases("api") == {environment.live_release(), message["release"]}
     assert_marked_failed(environment, message["release"])
@@ -261,16 +291,28 @@ def test_a_migration_that_breaks_keeps_the_old_version_live(environment):
 # The control host dies
 
 
+def assert_next_one_takes_over(environment: Environment, version: str) -> str:
+    """Deploy, and assert that it did not wait for the lease of the run that died; return the release."""
+    outcome = environment.play("deploy.yml", lms_version=version)
+    assert outcome.status == 0, outcome.output[-5000:]
+    assert TAKEN_OVER in outcome.text
+    return environment.live_release()
+
+
 def test_a_deployment_killed_while_it_prepares_does_no_harm(environment):
-    live = environment.live()
+    old, live, version = environment.live_release(), environment.live(), environment.other_version()
 
     with environment.traffic() as traffic:
-        deployment = environment.start("deploy.yml", lms_version=environment.other_version())
-        deployment.wait_for("Start the candidate beside the live release")
+        deployment = environment.start("deploy.yml", lms_version=version)
+        deployment.wait_for("deploy | Prepare the release and prove it]")
         deployment.kill()
+        between = environment.live()
+        new = assert_next_one_takes_over(environment, version)
 
-    traffic.assert_nobody_noticed(at_least=100)
-    assert environment.live() == live
+    assert between == live
+    assert new != old
+    traffic.assert_nobody_noticed(at_least=200)
+    assert_only_this_release_runs(environment, new)
 
 
 def test_a_deployment_killed_between_two_hosts_is_mended_by_the_next_one(environment):
@@ -283,7 +325,7 @@ def test_a_deployment_killed_between_two_hosts_is_mended_by_the_next_one(environ
         between = environment.live()
         # Visitors meet both releases, also a page of one and its assets on the other's host.
         traffic.wait_for_more(300)
-        new = environment.deploy(version)
+        new = assert_next_one_takes_over(environment, version)
 
     assert {between["backend on app2"], between["frontend on app2"]} == {old}
     assert {between["backend on app1"], between["frontend on app1"]}.isdisjoint({old})
@@ -295,12 +337,110 @@ def test_a_deployment_killed_between_two_hosts_is_mended_by_the_next_one(environ
 def test_a_deployment_mends_a_host_whose_live_release_is_ill(environment):
     version = environment.other_version()
     environment.on("app2", "rm", "/srv/lms/backend/current/app/Http/Controllers/HealthController.php")
-    environment.module("app2", "bitflow.lms.opcache", action="reset", socket="/run/php/lms.sock", group="lms")
+    # It has the file in its OPcache.
+    environment.on("app2", "systemctl", "restart", f"lms-fpm@{environment.live_release()}.service")
 
     new = environment.deploy(version)
 
     assert {environment.ask("/health")["status"] for _time in range(4)} == {"ok"}
     assert_only_this_release_runs(environment, new)
+
+
+# Two at once
+
+
+def test_of_two_deployments_at_once_one_goes_on_and_the_other_says_who_holds_the_hosts(environment):
+    version = environment.other_version()
+    environment.push("at-the-same-time", version)
+
+    first = environment.start("deploy.yml", lms_version=version)
+    first.wait_for("TASK [prepare | Run the pending migrations]")
+    # It waits for this worker, so that the second one is sure to meet it.
+    with job_that_a_worker_cannot_end(environment):
+        second = environment.play("deploy.yml", lms_version="at-the-same-time")
+        assert not first.ended, first.output[-3000:]
+    outcome = first.finish()
+
+    assert_report(outcome, f"was deployed as release {environment.live_release()}.")
+    assert second.status != 0
+    said = (
+        r"at-the-same-time \((?P<release>\S+)\) was not deployed: lock \| Let nobody else change the first host on app1: "
+        rf"/srv/lms is held by .*? for the deployment of {version} \(release {environment.live_release()}\) since "
+    )
+    message = re.search(said, second.text)
+    assert message, second.output[-5000:]
+    assert "Here that is -e lms_lock_steal=force." in second.text
+    assert second.changed["app2"] == 0
+    known = {name for host in APPLICATION_HOSTS for part in PARTS for name in environment.releases(host, part)}
+    assert message["release"] not in known
+    assert_only_this_release_runs(environment, environment.live_release())
+
+
+# What a version does not change
+
+
+def test_only_the_front_end_that_changed_starts_anew(environment):
+    environment.push("student-only", environment.version(), "frontend/apps/student/app/page.js", "Here is where", "This is where")
+    old, before = environment.live_release(), environment.components()
+    admin = {host: environment.processes(host)["frontends"][f"admin-{before['admin']}"] for host in APPLICATION_HOSTS}
+
+    with environment.traffic() as traffic:
+        new = environment.deploy("student-only")
+
+    after = environment.components()
+    assert (after["admin"], after["student"] != before["student"]) == (before["admin"], True)
+    assert {host: environment.processes(host)["frontends"][f"admin-{after['admin']}"] for host in APPLICATION_HOSTS} == admin
+    traffic.assert_nobody_noticed(at_least=200)
+    assert_served(traffic, before, after, api={old, new})
+    assert_only_this_release_runs(environment, new)
+
+
+# Migrations that take something away
+
+
+@pytest.fixture(scope="module")
+def _with_names_again(environment):
+    """Give the students the column back that other versions read."""
+    yield
+    environment.in_database(
+        "alter table students add column if not exists name varchar(255) not null default '';"
+        "update students set name = trim(given_name || ' ' || family_name) where name = ''"
+    )
+
+
+@pytest.mark.usefixtures("_with_names_again")
+def test_a_migration_that_takes_something_away_needs_an_approval_by_name(environment):
+    for version in ("v5-expand", "v6-backfill"):
+        environment.deploy(version)
+    old, live = environment.live_release(), environment.live()
+
+    refused = environment.play("deploy.yml", lms_version="v7-contract")
+    between = environment.live(), "name" in columns_of(environment, "students")
+    with environment.traffic() as traffic:
+        approved = environment.play("deploy.yml", lms_version="v7-contract", lms_migrations_approved=CONTRACT)
+
+    assert refused.status != 0
+    assert f"{CONTRACT}: contract" in refused.text
+    assert f"Or approve it by name: -e lms_migrations_approved={CONTRACT}" in refused.text
+    assert between == (live, True)
+    assert_report(approved, f"{CONTRACT} (contract)")
+    traffic.assert_nobody_noticed(at_least=200)
+    new = environment.live_release()
+    assert new != old
+    assert "name" not in columns_of(environment, "students")
+    assert_only_this_release_runs(environment, new)
+
+
+@pytest.mark.usefixtures("_with_names_again", "unchanged")
+def test_a_rollback_across_it_is_refused_and_says_the_way_out(environment):
+    refused = environment.play("bitflow.lms.rollback")
+    approved = environment.play("bitflow.lms.rollback", "--check", lms_rollback_contract_approved=True)
+
+    assert refused.status != 0
+    assert f"is refused: since then {CONTRACT} took something away that the older code may need." in refused.text
+    assert "set -e lms_rollback_contract_approved=true." in refused.text
+    assert set(refused.changed.values()) == {0}
+    assert approved.status == 0, approved.output[-5000:]
 
 
 # Bad input
@@ -359,12 +499,12 @@ class TestBadInput:
         assert_refused(environment.start("deploy.yml", lms_version="no-artisan"), "backend at ", "artisan")
 
     def test_source_for_another_php(self, environment):
-        assert_refused(environment.start("deploy.yml", lms_version="php-too-old"), "composer install", "requires php >=99")
+        assert_refused(environment.start("deploy.yml", lms_version="php-too-old"), "The application requires PHP >=99, and the host has 8.")
 
     def test_disk_without_room(self, environment):
         refused = environment.start("deploy.yml", lms_version="v1", lms_free_bytes_required=10**15)
 
-        assert_refused(refused, " left at /srv/lms/", "Free some, or set lms_free_bytes_required.")
+        assert_refused(refused, "The host is not ready for a deployment.", " left for /srv/lms, and a deployment needs 1000 TB.")
 
 
 @pytest.fixture

@@ -22,20 +22,22 @@ def workers(environment: Environment, host: str, **options: Any) -> dict[str, An
 
 
 def switch(environment: Environment, host: str, release: str) -> None:
-    environment.module(host, "bitflow.lms.release", path=ROOT, release=release, state="active")
+    health = {"health_uri": "/health", "health_host": f"api.{DOMAIN}", "web_address": "127.0.0.1:8000"}
+    environment.module(host, "bitflow.lms.laravel_release", path=ROOT, name="lms", release=release, state="active", **health)
 
 
 @contextmanager
 def another_release(environment: Environment, host: str) -> Iterator[str]:
     """Let another release be the live one of a host, whose workers run on in the first; give it, and undo all of it."""
     live = environment.live_release()
-    other = max(name for name, record in environment.releases(host, "backend").items() if record["state"] != "failed" and name != live)
+    other = max(name for name, record in environment.releases(host, "backend").items() if record["state"] == "superseded")
     switch(environment, host, other)
     try:
         yield other
     finally:
         switch(environment, host, live)
         workers(environment, host)
+        environment.module(host, "bitflow.lms.laravel_release", path=ROOT, name="lms", state="settled")
 
 
 def releases_of(found: list[dict[str, Any]]) -> set[str]:

@@ -30,7 +30,8 @@ STUDENTS, COURSES = 60, 10
 FAILURES_LISTED = 50
 
 RELEASE = r"(?P<release>\d{14}-[0-9a-f]{7})"
-FRONTEND_RELEASE = re.compile(rf"Front end <code>{RELEASE}</code>")
+# A front end is known by its component, which stays the same where a release did not change it.
+COMPONENT = re.compile(r"Front end <code>(?P<key>[0-9a-f]{16})</code>")
 API_RELEASE = re.compile(rf"API <code>{RELEASE}</code>")
 ASSET = re.compile(r'(?:href|src)="(?P<path>/_next/static/[^"?]+\.(?:css|js))')
 
@@ -80,7 +81,7 @@ class Results:
                 self.failures.append({"at": self._now(), "name": name, "connection": connection, "reason": failure})
 
     def note_release(self, part: str, release: str) -> None:
-        """Note which release of a part of the LMS answered."""
+        """Note which release of a part of the LMS answered; of a front end, which component."""
         seen = self.releases[part].setdefault(release, {"first": self._now(), "last": 0, "answers": 0})
         seen["last"] = self._now()
         seen["answers"] += 1
@@ -204,16 +205,16 @@ class Visitor(HttpUser):
             self.read_page(response, "admin", ("Dashboard", "Enrolments per course", "Newest enrolments"))
 
     def read_page(self, response: Any, site: str, parts: tuple[str, ...]) -> str:
-        """Return a page that is whole, and note which releases made it."""
+        """Return a page that is whole, and note which component and which release made it."""
         expect(response.status_code == 200, f"status {response.status_code}")
         page = response.text
         expect(page.rstrip().endswith("</html>"), "the page ends early")
         missing = [part for part in parts if part not in page]
         expect(not missing, f"the page lacks {missing}")
-        frontend, api = FRONTEND_RELEASE.search(page), API_RELEASE.search(page)
-        expect(frontend and api, "the page does not say which releases made it")
+        frontend, api = COMPONENT.search(page), API_RELEASE.search(page)
+        expect(frontend and api, "the page does not say what made it")
         expect(ASSET.search(page), "the page names no asset")
-        results.note_release(site, frontend["release"])
+        results.note_release(site, frontend["key"])
         results.note_release(f"api behind {site}", api["release"])
         return page
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 from fnmatch import fnmatch
@@ -42,7 +43,7 @@ class CallbackModule(CallbackBase):
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
         """Do what is due before a task."""
         self.number += 1
-        if self.fault.get("moment") == "before" and self._is_the_one(task):
+        if self.fault.get("moment") in ("before", "while") and self._is_the_one(task):
             self._strike()
 
     def v2_runner_on_ok(self, result: Any) -> None:
@@ -66,9 +67,22 @@ class CallbackModule(CallbackBase):
         return bool(self.times == self.fault["time"])
 
     def _strike(self) -> None:
+        if self.fault["moment"] == "while":
+            self._strike_when_it_is_so()
+            return
         Path(self.fault["struck"]).touch()
         if self.fault["command"] is None:
             os.killpg(os.getpgrp(), signal.SIGKILL)
         # A command that fails is told by the test: it left a fault unmade.
         subprocess.run(self.fault["command"], check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        self.fault = {}
+
+    def _strike_when_it_is_so(self) -> None:
+        """Let a program of its own look until a command prints something, and do then what is due."""
+        deed = shlex.join(self.fault["command"] or ["kill", "-9", "--", f"-{os.getpgrp()}"])
+        look = f"{shlex.join(self.fault['condition'])} | grep -q ."
+        script = f"n=0; until {look}; do n=$((n + 1)); [ $n -lt 600 ] || exit; sleep 0.05; done; touch {self.fault['struck']}; {deed}"
+        subprocess.Popen(
+            ["sh", "-c", script], start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         self.fault = {}

@@ -110,11 +110,14 @@ def deploy(tmp_path: Path, site: Any, *options: str, **variables: Any) -> tuple[
         "ill": "none",
         **variables,
     }
+    return run_ansible(
+        tmp_path, "playbook", "-i", str(tmp_path / "hosts.json"), str(tmp_path / "deploy.yml"), "-e", json.dumps(known), *options
+    )
+
+
+def run_ansible(tmp_path: Path, *argv: str) -> tuple[int, str]:
     done = subprocess.run(
-        [
-            *[sys.executable, "-m", "ansible", "playbook", "-i", str(tmp_path / "hosts.json"), str(tmp_path / "deploy.yml")],
-            *["-e", json.dumps(known), *options],
-        ],
+        [sys.executable, "-m", "ansible", *argv],
         capture_output=True,
         check=False,
         env={
@@ -164,6 +167,18 @@ def test_site_that_was_ill_before_is_not_watched(tmp_path: Path, site: Any, metr
     assert status == 0, output
     assert "Visitors" not in output
     assert site.requests == 0
+
+
+def test_run_that_watches_nothing_leaves_the_watch_of_another_run_alone(tmp_path: Path, site: Any, metrics: Path) -> None:
+    watched = [{"name": "api", "url": f"http://127.0.0.1:{site.server_port}/health"}]
+    watch = ["adhoc", "localhost", "-i", "localhost,", "-c", "local", "-m", "bitflow.lms.http_watch", "-a"]
+    started, output = run_ansible(tmp_path, *watch, json.dumps({"name": "deploy", "urls": watched}))
+    assert started == 0, output
+
+    deploy(tmp_path, site, health_before=503)
+
+    stopped, output = run_ansible(tmp_path, *watch, json.dumps({"name": "deploy", "state": "stopped"}))
+    assert (stopped, '"found": true' in output or "found: true" in output) == (0, True), output
 
 
 def test_watch_that_could_not_start_is_a_warning(tmp_path: Path, site: Any) -> None:

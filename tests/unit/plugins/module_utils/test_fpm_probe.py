@@ -193,6 +193,12 @@ def test_status_that_is_expected_may_be_an_error() -> None:
     assert judge(BAD, make_probe(expectation=Expectation(status=(503,)))) == ""
 
 
+def test_release_is_told_by_the_socket_where_all_see_theirs_at_one_place() -> None:
+    probe = make_probe(script="/srv/lms/live/release/public/index.php", socket="/srv/lms/releases/20261123210000-abc1234/run/fpm.sock")
+
+    assert probe.release == "Release 20261123210000-abc1234"
+
+
 def test_script_outside_a_release_is_named_by_its_path() -> None:
     assert make_probe(script="/var/www/index.php").release == "The script /var/www/index.php"
 
