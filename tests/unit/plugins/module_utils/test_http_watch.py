@@ -112,7 +112,8 @@ def outcome(answer: bytes) -> tuple[int | None, bool, str]:
 
 def test_half_of_the_requests_go_over_kept_connections() -> None:
     with server() as running:
-        answers = run(watch_on(running.address), 12)
+        # Slowly, so that the answer is there before the next request, also on a machine that is busy.
+        answers = run(watch_on(running.address, rate=10), 12)
 
     assert all(answer.good for answer in answers)
     assert {answer.kept for answer in answers[::2]} == {True}
@@ -151,7 +152,7 @@ def test_answers_are_read_to_their_end(answer: bytes, expected: tuple[int, bool,
 
 def test_kept_connection_that_the_server_ended_is_no_failure() -> None:
     with server(lambda number: OK if number != 3 else None) as running:
-        answers = run(watch_on(running.address), 6)
+        answers = run(watch_on(running.address, rate=10), 6)
 
     # The third request is the second one on the kept connection.
     assert [answer.good for answer in answers] == [True] * len(answers)
