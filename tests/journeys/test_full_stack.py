@@ -223,7 +223,7 @@ def test_a_rollback_does_not_go_to_the_release_that_somebody_went_back_from(envi
     releases = environment.releases("app1", "backend")
     live = environment.live_release()
     lived = sorted((record["sequence"], name) for name, record in releases.items() if record["activated_at"] and name != live)
-    (_, good), (_, left) = lived[-2:]
+    good, left = (name for _sequence, name in lived[-2:])
     assert releases[left]["metadata"]["version"] == releases[live]["metadata"]["version"]
 
     outcome = environment.play("bitflow.lms.rollback")
