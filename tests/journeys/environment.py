@@ -48,17 +48,13 @@ print(json.dumps({
 LOOK_AT_PROCESSES = """
 import glob, json, os, re
 
-ticks = os.sysconf("SC_CLK_TCK")
-boot = next(int(line.split()[1]) for line in open("/proc/stat") if line.startswith("btime"))
-switched = os.lstat("/srv/lms/backend/current").st_ctime
 frontends, releases, workers = {}, set(), []
 for process in glob.glob("/proc/[0-9]*"):
     try:
         command = open(process + "/cmdline").read().split("\\0")
         place = os.readlink(process + "/cwd")
         unit = open(process + "/cgroup").read()
-        # Behind the name of the program, which may hold spaces.
-        started = boot + int(open(process + "/stat").read().rpartition(")")[2].split()[19]) / ticks
+        opened = [os.readlink(file) for file in glob.glob(process + "/fd/*")]
     except (OSError, IndexError):
         continue
     component = re.match("/srv/lms/frontend/components/([^/]+)/", place)
@@ -68,13 +64,13 @@ for process in glob.glob("/proc/[0-9]*"):
     if instance:
         releases.add(instance[1])
     if "queue:work" in command:
-        # The kernel counts in hundredths of a second, and btime has none at all.
-        workers.append(started > switched - 1.1)
+        # PHP keeps the script open that it was started with, behind the link.
+        workers += [found[1] for found in (re.match("/srv/lms/backend/releases/([^/]+)/artisan$", file) for file in opened) if found]
 print(json.dumps({
     "fpm": sorted(releases),
     "frontends": {component: sorted(pids) for component, pids in sorted(frontends.items())},
     "live_frontends": sorted(os.path.basename(os.readlink(app)) for app in glob.glob("/srv/lms/frontend/current/apps/*")),
-    "workers_started_after_switch": workers,
+    "workers": workers,
 }))
 """
 
