@@ -27,6 +27,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._http_probe import Pro
 from ansible_collections.bitflow.lms.plugins.module_utils._http_probe import run_probe
 from ansible_collections.bitflow.lms.plugins.module_utils._opcache import Opcache, group_number, php_files, temporary_script
 from ansible_collections.bitflow.lms.plugins.module_utils._release import Releases, build_from
+from ansible_collections.bitflow.lms.plugins.module_utils._release_change import prune
 from ansible_collections.bitflow.lms.plugins.module_utils._release_plan import Request, Tree, decide, summary
 
 RunCommand = Callable[..., "tuple[int, str, str]"]
@@ -89,6 +90,7 @@ class Deployment:
         self.fresh = False
         self.warnings: list[str] = []
         self.drained: list[Drain] = []
+        self.pruned: list[str] = []
         self.environment_keys: dict[str, list[str]] = {"added": [], "removed": [], "changed": []}
         self.artisan = Artisan(
             run_command,
@@ -227,6 +229,14 @@ class Deployment:
         others = [release for release, state in self.instances.known().items() if release != self.tree.current and not state.idle]
         return self._stop(others)
 
+    def remove_old(self) -> Outcome:
+        """Remove old releases, where the task says how many stay."""
+        if self.params["keep"] is None:
+            return NOTHING
+        done = prune(self.releases, self.params["keep"], lambda: build_from(self.params), self.check_mode)
+        self.tree, self.pruned = self.releases.read(), done["pruned"]
+        return Outcome(done["changed"], {"releases": done["diff"]["before"]}, {"releases": done["diff"]["after"]})
+
     def mark_failed(self) -> Outcome:
         """Mark the release, so that nothing goes back to it."""
         return self._bring("failed")
@@ -345,7 +355,10 @@ STEPS: dict[str, tuple[tuple[str, Step], ...]] = {
         ("switch the link", Deployment.switch),
         ("ask the web server for its health", Deployment.ask_web_server),
     ),
-    "settled": (("stop the other instances", Deployment.stop_others),),
+    "settled": (
+        ("stop the other instances", Deployment.stop_others),
+        ("remove old releases", Deployment.remove_old),
+    ),
     "failed": (
         ("mark the release", Deployment.mark_failed),
         ("stop its instance", Deployment.stop_instance),
@@ -411,6 +424,7 @@ def result(deployment: Deployment, report: Report) -> dict[str, Any]:
         "previous": tree.previous,
         "steps": report.steps,
         "drained": [drain.as_result() for drain in deployment.drained],
+        "pruned": deployment.pruned,
         "environment_keys": deployment.environment_keys,
         "diff": {"before": report.before, "after": report.after},
         "warnings": deployment.warnings,

@@ -24,6 +24,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._expectation import Ex
 from ansible_collections.bitflow.lms.plugins.module_utils._files import ANYBODY, Owner
 from ansible_collections.bitflow.lms.plugins.module_utils._http_probe import Probe, Response, ask_once, call
 from ansible_collections.bitflow.lms.plugins.module_utils._release import Build, Releases
+from ansible_collections.bitflow.lms.plugins.module_utils._release_change import prune
 from ansible_collections.bitflow.lms.plugins.module_utils._release_plan import Request, Tree, decide, summary
 
 # Node.js writes some twenty lines about an error that nobody caught, the reason at their top.
@@ -67,6 +68,7 @@ class Settings:
     timeout: float = 60
     consecutive: int = 3
     assets_kept: int = 30
+    keep: int | None = None
     owner: Owner = ANYBODY
 
 
@@ -290,6 +292,8 @@ class Outcome:
     built: list[str] = field(default_factory=list)
     assets_offered: int = 0
     assets_removed: int = 0
+    pruned: list[str] = field(default_factory=list)
+    components_pruned: list[str] = field(default_factory=list)
     live: dict[str, Component] = field(default_factory=dict)
     components: dict[str, Component] = field(default_factory=dict)
     environment: dict[str, Difference] = field(default_factory=dict)
@@ -361,7 +365,7 @@ class FrontEnds:
         return self.outcome
 
     def settle(self, check_mode: bool) -> Outcome:
-        """Stop what the live release does not need, and remove assets that nobody asks for any more."""
+        """Stop what the live release does not need, and remove assets, and where it is asked for releases, that nobody needs any more."""
         self._begin()
         if self.outcome.before.current is not None:
             self._stop(superfluous(self._running(), self._units(self.outcome.live)), check_mode)
@@ -371,6 +375,11 @@ class FrontEnds:
             if old and not check_mode:
                 with self.releases.locked(self.settings.owner):
                     self.components.remove_assets(old)
+        if self.settings.keep is not None:
+            with self._step("remove old releases") as step:
+                done = prune(self.releases, self.settings.keep, lambda: Build(owner=self.settings.owner), check_mode)
+                step["changed"], self.outcome.after = done["changed"], self.releases.read()
+                self.outcome.pruned, self.outcome.components_pruned = done["pruned"], done["components_pruned"]
         return self.outcome
 
     def fail(self, request: Request, check_mode: bool) -> Outcome:
@@ -576,6 +585,8 @@ def result(outcome: Outcome, release_id: str, root: str) -> dict[str, Any]:
         "stopped": sorted(outcome.stopped),
         "assets_offered": outcome.assets_offered,
         "assets_removed": outcome.assets_removed,
+        "pruned": outcome.pruned,
+        "components_pruned": outcome.components_pruned,
         "steps": outcome.steps,
         "diff": {
             "before": {**summary(outcome.before, release_id), "components": live},

@@ -36,7 +36,7 @@ options:
         host's web server for each front end. It refuses a release that is missing, failed or not verified. Nothing is switched unless
         every process answers.
       - V(settled) stops the processes that the live release does not need. Each gives its last answers first. It also removes
-        assets that no component has had for O(assets_kept) days.
+        assets that no component has had for O(assets_kept) days, and with O(keep) old releases.
       - V(failed) marks the release, so that nothing goes back to it, and stops the processes that the live release does not use.
         It refuses the live release.
       - M(bitflow.lms.release) prunes the releases and their components.
@@ -92,6 +92,12 @@ options:
         in no other component; RV(bitflow.lms.release_info#module:components) says which ones there are.
       - C(artifacts) in O(path) unless it is given.
     type: path
+  local_artifacts:
+    description:
+      - Artifacts on the control host, by the front end's name, in place of O(artifacts_path). They are sent in the same task, and removed
+        at its end. Those whose files are in a component of the host need not be among them.
+    type: dict
+    default: {}
   environment:
     description:
       - Variables of the front ends' processes, which are texts, numbers, booleans or null.
@@ -139,6 +145,10 @@ options:
       - The days for which assets are offered after the last component that had them was removed.
     type: int
     default: 30
+  keep:
+    description:
+      - How many good releases stay when O(state=settled), as for M(bitflow.lms.release). Without it none is removed.
+    type: int
   reason:
     description:
       - Why the release failed, for O(state=failed).
@@ -275,6 +285,18 @@ assets_removed:
   returned: always
   type: int
   sample: 0
+pruned:
+  description: The releases that were removed, or in check mode would be.
+  returned: always
+  type: list
+  elements: str
+  sample: [20261001120000-0a1b2c3]
+components_pruned:
+  description: The components that were removed with them.
+  returned: always
+  type: list
+  elements: str
+  sample: [student-9f86d081884c7d65]
 steps:
   description: The steps, in order.
   returned: always
@@ -356,6 +378,7 @@ def settings_of(params: dict[str, Any], check_mode: bool) -> Settings:
         timeout=params["timeout"],
         consecutive=params["consecutive"],
         assets_kept=params["assets_kept"],
+        keep=params["keep"],
         owner=ANYBODY if check_mode else Owner.of(params["owner"], params["group"]),
     )
 
@@ -404,6 +427,8 @@ def main() -> None:
             },
             "artifacts": {"type": "dict", "default": {}},
             "artifacts_path": {"type": "path"},
+            # The action plugin has sent them by now, and given artifacts_path in their place.
+            "local_artifacts": {"type": "dict", "default": {}},
             "environment": {"type": "dict", "default": {}, "no_log": True},
             "fingerprint": {"type": "str"},
             "metadata": {"type": "dict"},
@@ -414,6 +439,7 @@ def main() -> None:
             "consecutive": {"type": "int", "default": 3},
             "timeout": {"type": "float", "default": 60},
             "assets_kept": {"type": "int", "default": 30},
+            "keep": {"type": "int"},
             "reason": {"type": "str", "default": ""},
         },
         required_if=[

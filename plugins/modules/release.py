@@ -254,33 +254,17 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bitflow.lms.plugins.module_utils._components import Components
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._lease import acting, lease_argspec
 from ansible_collections.bitflow.lms.plugins.module_utils._release import Releases, build_from
-from ansible_collections.bitflow.lms.plugins.module_utils._release_plan import Plan, Request, Tree, decide, result
+from ansible_collections.bitflow.lms.plugins.module_utils._release_change import MIN_AGE, change
+from ansible_collections.bitflow.lms.plugins.module_utils._release_plan import Request
 
 
 def run(releases: Releases, params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
-    """Bring the releases into the state that is asked for, and return the module's result."""
+    """Bring the releases of one application into the state that is asked for, and return the module's result."""
     request = Request(**{key: params[key] for key in Request.__dataclass_fields__ if params.get(key) is not None})
-    components = Components(releases.root, releases.now)
-
-    def look() -> tuple[Tree, Plan, list[str]]:
-        tree = releases.read(with_open=request.state == "pruned")
-        plan = decide(tree, request, releases.now(), foresee=check_mode)
-        return tree, plan, components.prunable(plan.after) if request.state == "pruned" else []
-
-    before, plan, going = look()
-    after = plan.after
-    if (plan.steps or going) and not check_mode:
-        build = build_from(params)
-        with releases.locked(build.owner):
-            # Somebody else may have been at work until now.
-            before, plan, going = look()
-            after = releases.carry_out(plan, build)
-            components.remove(going)
-    return result(before, plan, after, request.release, str(releases.root), going)
+    return change(releases, request, lambda: build_from(params), check_mode)
 
 
 def run_all(applications: Sequence[Releases], params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
@@ -321,7 +305,7 @@ def main() -> None:
             "reason": {"type": "str", "default": ""},
             "unverified_allowed": {"type": "bool", "default": False},
             "keep": {"type": "int", "default": 5},
-            "min_age": {"type": "int", "default": 300},
+            "min_age": {"type": "int", "default": MIN_AGE},
         },
         required_if=[("state", state, ["release"]) for state in ("present", "verified", "active", "failed", "absent")],
         required_together=[("artifact", "artifact_sha256")],

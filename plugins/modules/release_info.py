@@ -287,71 +287,12 @@ disk:
 """
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bitflow.lms.plugins.module_utils._components import Components
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
-from ansible_collections.bitflow.lms.plugins.module_utils._release import Releases, command_of, disk_facts, holders
-from ansible_collections.bitflow.lms.plugins.module_utils._release_plan import describe
-
-HISTORY_SHOWN = 20
-
-Held = dict[str, list[int]]
-
-
-def describe_application(releases: Releases, held: Held, held_components: Held) -> dict[str, Any]:
-    """Return what is known about the releases of one application."""
-    tree = releases.read()
-    live = tree.find(tree.current or "")
-    components = Components(releases.root)
-    linked = {release.id: components.linked(release.id).values() for release in tree.releases}
-    users = {
-        release_id: {*held.get(release_id, []), *(pid for component in parts for pid in held_components.get(component.name, []))}
-        for release_id, parts in linked.items()
-    }
-    return {
-        "root": str(releases.root),
-        "current": tree.current,
-        "previous": tree.previous,
-        "fingerprint": live.fingerprint if live else "",
-        "releases": [
-            {**describe(release, str(releases.directory)), "in_use_by": processes(users[release.id])} for release in reversed(tree.releases)
-        ],
-        "components": [
-            {
-                "name": component.name,
-                **asdict(component),
-                "releases": sorted(release_id for release_id, parts in linked.items() if component in parts),
-                "in_use_by": processes(held_components.get(component.name, [])),
-            }
-            for _name, component in sorted(components.read().items())
-        ],
-        "leftovers": [leftover.name for leftover in tree.leftovers] + components.leftovers(),
-        "history": releases.journal.entries()[-HISTORY_SHOWN:],
-        "disk": disk_facts(releases.root),
-    }
-
-
-def processes(numbers: Iterable[int]) -> list[dict[str, Any]]:
-    """Return processes with their commands."""
-    return [{"pid": number, "command": command_of(number)} for number in sorted(numbers)]
-
-
-def run(applications: Sequence[Releases]) -> dict[str, Any]:
-    """Return what is known about the releases of each application."""
-    places = [place for releases in applications for place in (releases.directory, Components(releases.root).directory)]
-    held = holders([place for place in places if place.is_dir()])
-    described = {
-        str(releases.root): describe_application(
-            releases, held.get(releases.directory, {}), held.get(Components(releases.root).directory, {})
-        )
-        for releases in applications
-    }
-    return {"changed": False, "applications": described, "now": round(time.time(), 2)}
+from ansible_collections.bitflow.lms.plugins.module_utils._release import Releases
+from ansible_collections.bitflow.lms.plugins.module_utils._release_info import describe_applications
 
 
 def main() -> None:
@@ -364,12 +305,11 @@ def main() -> None:
     )
     path = module.params["path"]
     try:
-        outcome = run([Releases(Path(found)) for found in ([path] if path else module.params["paths"])])
+        described = describe_applications([Releases(Path(found)) for found in ([path] if path else module.params["paths"])])
     except LmsError as error:
         module.fail_json(**error.as_result())
-    if path:
-        outcome.update(outcome["applications"][path])
-    module.exit_json(**outcome)
+    first = described[path] if path else {}
+    module.exit_json(changed=False, applications=described, now=round(time.time(), 2), **first)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ KEYS = {
     "previous",
     "steps",
     "drained",
+    "pruned",
     "environment_keys",
     "diff",
     "warnings",
@@ -68,6 +69,7 @@ class Host:
         self.artifact = directory / "release.tar"
         self.running: set[str] = set()
         self.health = 200
+        self.time = NOW
         self.web = 200
         self.broken_command = ""
         self.starts = True
@@ -182,11 +184,12 @@ class Host:
             "interval": 0,
             "web_address": "127.0.0.1:8000",
             "drain_timeout": 60,
+            "keep": None,
             "reason": "",
             **values,
         }
         instances = Instances(self.run_command, "lms", self.root, self.fastcgi, sleep=lambda _s: None, wanted=self.directory / "wanted")
-        releases = Releases(self.root, lambda: NOW)
+        releases = Releases(self.root, lambda: self.time)
         deployment = Deployment(params, self.run_command, releases, instances, check_mode, self.ask_web, self.directory / "opcache")
         result = run(deployment, state)
         assert set(result) == KEYS
@@ -251,6 +254,20 @@ def test_settling_leaves_the_live_instance_alone(host: Host) -> None:
     assert (host.running, host.enabled) == ({SECOND}, {SECOND})
     assert [entry["release"] for entry in result["drained"]] == [FIRST, THIRD]
     assert changed_steps(host.run("settled")) == []
+
+
+def test_settling_removes_old_releases_where_it_is_asked_to(host: Host) -> None:
+    host.deploy(FIRST, SECOND, THIRD)
+    host.time += timedelta(hours=1)
+
+    kept = host.run("settled")
+    foreseen = host.run("settled", keep=1, check_mode=True)
+    settled = host.run("settled", keep=1)
+
+    assert (kept["pruned"], foreseen["pruned"], settled["pruned"]) == ([], [FIRST], [FIRST])
+    # The one to go back to stays.
+    assert sorted(path.name for path in (host.root / "releases").iterdir()) == [SECOND, THIRD]
+    assert host.run("settled", keep=1)["changed"] is False
 
 
 def test_going_back_starts_what_was_stopped(host: Host) -> None:

@@ -46,6 +46,8 @@ KEYS = {
     "stopped",
     "assets_offered",
     "assets_removed",
+    "pruned",
+    "components_pruned",
     "steps",
     "diff",
 }
@@ -169,6 +171,7 @@ class Host:
             "consecutive": 3,
             "timeout": 5.0,
             "assets_kept": 30,
+            "keep": None,
             "reason": "",
             **values,
         }
@@ -477,6 +480,20 @@ def test_pruning_removes_components_with_their_last_release(host: Host) -> None:
     assert (pruned["pruned"], pruned["components_pruned"]) == ([FIRST], [first])
     assert outcome["applications"][str(host.directory / "other")]["changed"] is False
     assert len(list((host.root / "components").iterdir())) == 3
+
+
+def test_settling_removes_old_releases_where_it_is_asked_to(host: Host) -> None:
+    for number, name in enumerate((FIRST, SECOND, THIRD), start=1):
+        host.builds["student"] = host.send("student", str(number))
+        host.deploy(name)
+    host.time += timedelta(hours=2)
+    first = (host.root / "releases" / FIRST / "apps/student").readlink().name
+
+    foreseen = host.run("settled", keep=1, check_mode=True)
+    settled = host.run("settled", keep=1)
+
+    assert (foreseen["pruned"], foreseen["components_pruned"]) == (settled["pruned"], settled["components_pruned"]) == ([FIRST], [first])
+    assert host.run("settled", keep=1)["changed"] is False
 
 
 @pytest.mark.parametrize(

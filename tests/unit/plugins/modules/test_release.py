@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ import pytest
 from ansible_collections.bitflow.lms.plugins.module_utils._archive import pack
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._release import Releases
-from ansible_collections.bitflow.lms.plugins.modules import release, release_info
+from ansible_collections.bitflow.lms.plugins.module_utils._release_info import describe_applications
+from ansible_collections.bitflow.lms.plugins.modules import release
 
 NOW = datetime(2026, 11, 23, 21, 0, tzinfo=timezone.utc)
 FIRST, SECOND, THIRD = "20261101120000-aaaaaaa", "20261102120000-bbbbbbb", "20261103120000-ccccccc"
@@ -77,7 +77,7 @@ class Host:
 
 def info(host: Host) -> dict[str, Any]:
     """Return what the info module says about the application."""
-    told: dict[str, Any] = release_info.run([Releases(host.root)])["applications"][str(host.root)]
+    told: dict[str, Any] = describe_applications([Releases(host.root)])[str(host.root)]
     return told
 
 
@@ -242,15 +242,14 @@ def test_info_describes_several_applications_with_one_look(host: Host, monkeypat
     host.deploy(FIRST)
     monkeypatch.chdir(host.root / "releases" / FIRST)
 
-    result = release_info.run([Releases(host.root), Releases(host.root.parent / "frontend")])
+    result = describe_applications([Releases(host.root), Releases(host.root.parent / "frontend")])
 
-    assert {root: found["current"] for root, found in result["applications"].items()} == {
+    assert {root: found["current"] for root, found in result.items()} == {
         str(host.root): FIRST,
         str(host.root.parent / "frontend"): None,
     }
-    assert os.getpid() in [process["pid"] for process in result["applications"][str(host.root)]["releases"][0]["in_use_by"]]
-    assert all(process["command"] for process in result["applications"][str(host.root)]["releases"][0]["in_use_by"])
-    assert abs(result["now"] - time.time()) < 60
+    assert os.getpid() in [process["pid"] for process in result[str(host.root)]["releases"][0]["in_use_by"]]
+    assert all(process["command"] for process in result[str(host.root)]["releases"][0]["in_use_by"])
 
 
 def test_several_applications_are_pruned_in_one_call(host: Host) -> None:
