@@ -41,18 +41,23 @@ options:
       - V(active) makes sure that the release's PHP-FPM runs, starts at boot and answers, renames the link, and asks the web server for
         the release's health. It serves for going back too. The PHP-FPM of the release before runs on, so that going back is one rename.
       - V(settled) stops the PHP-FPM of every release but the live one, each when it has answered all requests that it took. Without a
-        live release nothing is stopped.
+        live release nothing is stopped. With O(keep) it removes old releases after that.
       - V(failed) marks the release, so that nothing goes back to it, and stops its PHP-FPM likewise. It refuses the live release.
     type: str
     choices: [prepared, active, settled, failed]
     required: true
   artifact:
     description:
-      - The archive on the host, as M(bitflow.lms.release_artifact) builds it. Required to prepare a release that is not there.
+      - The archive on the host, as M(bitflow.lms.release_artifact) builds it. To prepare a release that is not there, this or
+        O(local_artifact) is required.
+    type: path
+  local_artifact:
+    description:
+      - The archive on the control host, in place of O(artifact). It is sent in the same task, and removed at its end.
     type: path
   artifact_sha256:
     description:
-      - The SHA-256 of O(artifact).
+      - The SHA-256 of O(artifact) or O(local_artifact).
     type: str
   fingerprint:
     description:
@@ -188,7 +193,7 @@ options:
     description:
       - How often to ask at most.
     type: int
-    default: 10
+    default: 20
   consecutive:
     description:
       - How many good answers in a row are needed.
@@ -198,7 +203,7 @@ options:
     description:
       - Seconds between two questions.
     type: float
-    default: 0.2
+    default: 0.1
   web_address:
     description:
       - Address and port at which this host's web server serves the application. V(active) asks there after the switch; without it the
@@ -209,6 +214,10 @@ options:
       - Seconds that PHP-FPM may take to answer the requests that it took before it is stopped. It is told to end gracefully even then.
     type: int
     default: 300
+  keep:
+    description:
+      - How many good releases stay when O(state=settled), as for M(bitflow.lms.release). Without it none is removed.
+    type: int
   reason:
     description:
       - Why the release failed, for O(state=failed).
@@ -243,7 +252,7 @@ EXAMPLES = r"""
     path: /srv/lms/backend
     release: 20261123210000-abc1234
     state: prepared
-    artifact: /srv/lms/backend/artifacts/release.tar.gz
+    local_artifact: ~/.cache/bitflow-lms/artifacts/backend.tar.gz
     artifact_sha256: "{{ artifact.sha256 }}"
     owner: lms-deploy
     group: lms
@@ -265,10 +274,11 @@ EXAMPLES = r"""
     web_address: 127.0.0.1:8000
   become: true
 
-- name: Stop the PHP-FPM of the release before, now that every host is well
+- name: Stop the PHP-FPM of the release before, now that every host is well, and remove old releases
   bitflow.lms.laravel_release:
     path: /srv/lms/backend
     state: settled
+    keep: 5
   become: true
 
 - name: Give the candidate up
@@ -358,6 +368,12 @@ drained:
       returned: always
       type: bool
       sample: true
+pruned:
+  description: The releases that were removed, or in check mode would be.
+  returned: always
+  type: list
+  elements: str
+  sample: [20261001120000-0a1b2c3]
 environment_keys:
   description: How the environment differs from the release's own C(.env), or when there is none yet from that of the live release.
   returned: always
@@ -387,6 +403,8 @@ def main() -> None:
             "release": {"type": "str"},
             "state": {"type": "str", "choices": ["prepared", "active", "settled", "failed"], "required": True},
             "artifact": {"type": "path"},
+            # The action plugin has sent it by now, and given artifact in its place.
+            "local_artifact": {"type": "path"},
             "artifact_sha256": {"type": "str"},
             "fingerprint": {"type": "str"},
             "metadata": {"type": "dict"},
@@ -419,15 +437,16 @@ def main() -> None:
             "health_uri": {"type": "str", "default": "/health"},
             "health_host": {"type": "str", "default": "localhost"},
             "expect_status": {"type": "list", "elements": "int", "default": [200]},
-            "attempts": {"type": "int", "default": 10},
+            "attempts": {"type": "int", "default": 20},
             "consecutive": {"type": "int", "default": 3},
-            "interval": {"type": "float", "default": 0.2},
+            "interval": {"type": "float", "default": 0.1},
             "web_address": {"type": "str"},
             "drain_timeout": {"type": "int", "default": 300},
+            "keep": {"type": "int"},
             "reason": {"type": "str", "default": ""},
         },
         required_if=[("state", state, ["release"]) for state in ("prepared", "active", "failed")],
-        required_together=[("artifact", "artifact_sha256")],
+        required_by={"artifact": ["artifact_sha256"], "local_artifact": ["artifact_sha256"]},
         supports_check_mode=True,
     )
     params = dict(module.params)
