@@ -13,9 +13,32 @@ author:
   - Bitflow LMS contributors (@bitflow-lms)
 description:
   - Looks at everything that is asked for, and fails with all problems in one answer, each with its way out.
+  - Also says what the host serves and how well, because a deployment asks for that at the same time.
   - What is not asked for is not checked. Nothing is changed, in check mode and without it.
   - Secrets are sent to the services that they belong to, and appear nowhere.
 options:
+  applications:
+    description:
+      - Roots of applications whose releases are described, as M(bitflow.lms.release_info) does.
+    type: list
+    elements: path
+    default: []
+  health:
+    description:
+      - Addresses of health checks, each asked once. A bad answer is no problem, since it may be the reason for the deployment.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      url:
+        description:
+          - The address.
+        type: str
+        required: true
+      connect_to:
+        description:
+          - Host and port to connect to, instead of those of O(health[].url).
+        type: str
   disk:
     description:
       - How much room is needed. What is needed on the same file system is added up. A path need not exist.
@@ -174,6 +197,11 @@ seealso:
 EXAMPLES = r"""
 - name: Find out whether the host can be deployed to
   bitflow.lms.deploy_preflight:
+    applications:
+      - /srv/lms/backend
+    health:
+      - url: http://api.example.com/health
+        connect_to: 127.0.0.1:8000
     disk:
       - path: /srv/lms/backend
         free_bytes: 1000000000
@@ -214,6 +242,16 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+applications:
+  description: What C(applications) of M(bitflow.lms.release_info) says, for each of O(applications).
+  returned: always
+  type: dict
+  sample: {/srv/lms/backend: {current: 20261123210000-abc1234}}
+healthy:
+  description: Whether each health check of O(health) gave a good answer.
+  returned: always
+  type: bool
+  sample: true
 ready:
   description: Whether no problem was found.
   returned: always
@@ -269,10 +307,12 @@ fingerprints:
 """
 
 import time
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
+from ansible_collections.bitflow.lms.plugins.module_utils._http_probe import Probe, run_probe
 from ansible_collections.bitflow.lms.plugins.module_utils._preflight import (
     Check,
     Endpoint,
@@ -288,6 +328,8 @@ from ansible_collections.bitflow.lms.plugins.module_utils._preflight import (
     message,
     verdict,
 )
+from ansible_collections.bitflow.lms.plugins.module_utils._release import Releases
+from ansible_collections.bitflow.lms.plugins.module_utils._release_info import describe_applications
 
 
 def run(run_command: RunCommand, params: dict[str, Any], now: float) -> dict[str, Any]:
@@ -309,9 +351,20 @@ def run(run_command: RunCommand, params: dict[str, Any], now: float) -> dict[str
     return {
         "changed": False,
         **found,
+        "applications": describe_applications([Releases(Path(path)) for path in params["applications"]]),
+        "healthy": all(is_well(Probe(**asked, attempts=1)) for asked in params["health"]),
         "fingerprints": fingerprints(params["same_everywhere"], params["salt"]),
         "warnings": warnings,
     }
+
+
+def is_well(probe: Probe) -> bool:
+    """Say whether a health check gives a good answer."""
+    try:
+        run_probe(probe)
+    except LmsError:
+        return False
+    return True
 
 
 def main() -> None:
@@ -320,6 +373,13 @@ def main() -> None:
     now = time.time()
     module = AnsibleModule(
         argument_spec={
+            "applications": {"type": "list", "elements": "path", "default": []},
+            "health": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {"url": {"type": "str", "required": True}, "connect_to": {"type": "str"}},
+            },
             "disk": {
                 "type": "list",
                 "elements": "dict",

@@ -64,6 +64,19 @@ def test_what_is_not_asked_for_is_not_checked(module: Module) -> None:
     assert {key: result[key] for key in KEYS} == {"changed": False, "ready": True, "checks": [], "problems": [], "fingerprints": {}}
 
 
+def test_it_says_what_the_host_serves_and_how_well(module: Module, refused: int, tmp_path: Path) -> None:
+    (tmp_path / "releases" / "20261101120000-aaaaaaa").mkdir(parents=True)
+    (tmp_path / "current").symlink_to("releases/20261101120000-aaaaaaa")
+
+    result = module.run(
+        applications=[str(tmp_path)], health=[{"url": "http://api.example.com/health", "connect_to": f"127.0.0.1:{refused}"}]
+    )
+
+    assert result["applications"][str(tmp_path)]["current"] == "20261101120000-aaaaaaa"
+    # Somebody may deploy because of it.
+    assert (result["healthy"], result["ready"], result.get("failed", False)) == (False, True, False)
+
+
 def everything(php: str, port: int, directory: Path) -> dict[str, Any]:
     """Return options of which each finds a problem."""
     return {
@@ -113,6 +126,8 @@ def test_check_mode_is_the_same(module: Module, php: str, refused: int, tmp_path
 
 def test_for_a_plan_problems_are_warnings(module: Module, tmp_path: Path) -> None:
     options: dict[str, Any] = {
+        "applications": [],
+        "health": [],
         "disk": [],
         "directories": [str(tmp_path / "none")],
         "controller_time": None,
