@@ -61,6 +61,10 @@ _CLEAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _COMPRESSION = 3
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _BUILD_ID = 20
+# What the line of a build's output says that names the reason of its failure, how programs colour it, and how much of it a message takes.
+_COMPLAINT = re.compile(r"\b(?:error|failed|could not|cannot|not found|problem \d)\b", re.IGNORECASE)
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_LONGEST_REASON = 300
 # A build that takes longer than this hangs.
 _LOCK_TIMEOUT = 3600
 
@@ -572,13 +576,15 @@ class Workshop:
                 status = self._run_one(step, f"Step {position} of building {what}", tree, environment, output, build.umask)
                 taken.append({"argv": list(step.argv), "seconds": round(self._clock() - began, 1)})
                 if status != 0:
+                    lines = _output_since(log, start)
                     raise CommandError(
                         f"Step {position} of {len(steps)} of building {what}, {shlex.join(step.argv)}, "
-                        f"ended with status {status}. The end of its output is in output_lines, the whole in {log}.",
+                        f"ended with status {status}{what_it_said(lines)}. "
+                        f"The end of its output is in output_lines, the whole in {log}.",
                         step=position,
                         cmd=list(step.argv),
                         rc=status,
-                        output_lines=_output_since(log, start),
+                        output_lines=lines,
                         log=str(log),
                         steps=taken,
                     )
@@ -695,6 +701,13 @@ class Workshop:
                 orphan.unlink(missing_ok=True)
                 removed.append(orphan.name)
         return removed
+
+
+def what_it_said(lines: Sequence[str]) -> str:
+    """Return the line of an output that most likely says why a program failed: the first that names an error, or the last one."""
+    plain = [_COLOUR.sub("", line).strip() for line in lines]
+    said = next((line for line in plain if _COMPLAINT.search(line)), next((line for line in reversed(plain) if line), ""))
+    return f" ({said[:_LONGEST_REASON].rstrip('.:')})" if said else ""
 
 
 def _output_since(log: Path, start: int) -> list[str]:

@@ -34,6 +34,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._artifact import (
     is_excluded,
     result,
     summary,
+    what_it_said,
 )
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import CommandError, LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._files import locked
@@ -242,7 +243,9 @@ def test_a_failing_step_tells_which_and_shows_the_end_of_its_output(workshop: Wo
     steps = (shell("echo first"), shell("seq 1 40; echo wrong >&2; exit 3"), shell("echo never"))
     wanted = backend(*steps)
 
-    with pytest.raises(CommandError, match=r"Step 2 of 3 of building backend at abc1234, sh -ec .*, ended with status 3\.") as caught:
+    with pytest.raises(
+        CommandError, match=r"Step 2 of 3 of building backend at abc1234, sh -ec .*, ended with status 3 \(wrong\)\."
+    ) as caught:
         build(workshop, wanted, archive)
 
     details = caught.value.details
@@ -565,3 +568,21 @@ def test_the_summary_tells_what_took_the_time() -> None:
         "frontend-student: built in 21.3 s",
         "frontend-admin: unchanged, used again",
     ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (
+            ["10 files", "build: \x1b[31mError:\x1b[0m Turbopack build failed with 1 error:", "Exit status 1"],
+            " (build: Error: Turbopack build failed with 1 error)",
+        ),
+        (["  Problem 1", "    - laravel/framework needs php ^8.3", "exit 2"], " (Problem 1)"),
+        (["everything went wrong", ""], " (everything went wrong)"),
+        (["", " "], ""),
+        ([], ""),
+        (["error " + "x" * 1000], " (error " + "x" * 294 + ")"),
+    ],
+)
+def test_the_message_of_a_failed_step_says_what_the_program_said(lines: list[str], said: str) -> None:
+    assert what_it_said(lines) == said
