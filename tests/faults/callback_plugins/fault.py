@@ -79,7 +79,7 @@ class CallbackModule(CallbackBase):
 
     def _strike_when_it_is_so(self) -> None:
         """Let a program of its own look until a command prints something, and do then what is due."""
-        deed = shlex.join(self.fault["command"] or ["kill", "-9", "--", f"-{os.getpgrp()}"])
+        deed = shlex.join(self.fault["command"] or ["kill", "-9", f"-{os.getpgrp()}"])
         look = f"{shlex.join(self.fault['condition'])} | grep -q ."
         script = f"n=0; until {look}; do n=$((n + 1)); [ $n -lt 600 ] || exit; sleep 0.05; done; touch {self.fault['struck']}; {deed}"
         subprocess.Popen(
