@@ -27,8 +27,9 @@ PLAYBOOK = f"""
   tasks:
     - name: Note the release before
       ansible.builtin.set_fact:
-        __lms_seen: {{applications: "{{{{ {{lms_root ~ '/backend': {{'current': 'r1'}}}} }}}}"}}
-        __lms_health_before: {{status: "{{{{ health_before }}}}"}}
+        __lms_seen:
+          applications: "{{{{ {{lms_root ~ '/backend': {{'current': 'r1'}}}} }}}}"
+          healthy: "{{{{ health_before == 200 }}}}"
 
     - name: Switch
       block:
