@@ -15,8 +15,8 @@ from typing import Any
 
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import CommandError, LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._fastcgi import FastcgiError, Response, call, script_params
+from ansible_collections.bitflow.lms.plugins.module_utils._systemd import Systemctl
 
-RunCommand = Callable[..., "tuple[int, str, str]"]
 Call = Callable[..., Response]
 
 # The path that the configuration of the instances names as pm.status_path.
@@ -26,7 +26,6 @@ LONGEST_SOCKET = 107
 POLL_INTERVAL = 0.05
 LOG_LINES = 20
 
-_PARSED = {"LC_ALL": "C.UTF-8"}
 _COMPLAINT = re.compile(r"\b(?:error|fatal|failed|denied)\b", re.IGNORECASE)
 # What PHP-FPM says at the end of every start that fails.
 _NO_REASON = "FPM initialization failed"
@@ -90,7 +89,7 @@ class Instances:
 
     def __init__(
         self,
-        run_command: RunCommand,
+        systemctl: Systemctl,
         name: str,
         root: Path,
         make_call: Call = call,
@@ -98,7 +97,7 @@ class Instances:
         sleep: Callable[[float], None] = time.sleep,
         wanted: Path = Path("/etc/systemd/system/multi-user.target.wants"),
     ) -> None:
-        self.run_command = run_command
+        self.systemctl = systemctl
         self.name = name
         self.root = root
         self.make_call = make_call
@@ -124,13 +123,12 @@ class Instances:
 
     def state(self, release: str) -> State:
         """Return the state of one instance; on a host that does not know the unit none runs."""
-        _rc, stdout, _stderr = self._run(["systemctl", "show", "--property=ActiveState", "--value", self.unit(release)])
+        _rc, stdout, _stderr = self.systemctl.attempt("show", "--property=ActiveState", "--value", self.unit(release))
         return State(stdout.strip() or "inactive", self._link(release).is_symlink())
 
     def known(self) -> dict[str, State]:
         """Return the instances that run, were started or will be at boot, by release."""
-        argv = ["systemctl", "list-units", "--all", "--plain", "--full", "--no-legend", "--no-pager", self.unit("*")]
-        _rc, stdout, _stderr = self._run(argv)
+        _rc, stdout, _stderr = self.systemctl.attempt("list-units", "--all", "--plain", "--full", "--no-legend", self.unit("*"))
         found = {match["release"]: match["active"] for match in map(self._listed.match, stdout.splitlines()) if match}
         before, _asterisk, after = self.unit("*").partition("*")
         enabled = {link.name[len(before) : -len(after)] for link in self._wanted.glob(self.unit("*"))}
@@ -158,16 +156,17 @@ class Instances:
         """Start an instance and wait until it listens; when it does not, stop it and say why."""
         unit = self.unit(release)
         if at_boot:
-            self._expect(["systemctl", "enable", "--quiet", "--no-reload", unit])
-        argv = ["systemctl", "start", unit]
-        rc, stdout, stderr = self._run(argv)
+            self.systemctl("enable", "--quiet", "--no-reload", unit)
+        rc, stdout, stderr = self.systemctl.attempt("start", unit)
         if rc == 0 and self.state(release).running:
             return
-        log = self._log(unit)
-        self._run(["systemctl", "stop", unit])
-        self._run(["systemctl", "disable", "--quiet", "--no-reload", unit])
+        log = [line.strip() for line in self.systemctl.log(f"--lines={LOG_LINES}", f"_SYSTEMD_UNIT={unit}") if line.strip()]
+        self.systemctl.attempt("stop", unit)
+        self.systemctl.attempt("disable", "--quiet", "--no-reload", unit)
         reason = complaint_in(log) or next(iter(stderr.strip().splitlines()), "systemd found no public/index.php in the release.")
-        raise CommandError(f"{unit} did not start: {reason}", cmd=argv, rc=rc, stdout=stdout, stderr=stderr, log=log)
+        raise CommandError(
+            f"{unit} did not start: {reason}", cmd=["systemctl", "start", unit], rc=rc, stdout=stdout, stderr=stderr, log=log
+        )
 
     def drain(self, release: str, timeout: float) -> Drain:
         """Wait until an instance has answered every request that it took or that waits in its queue.
@@ -197,25 +196,9 @@ class Instances:
         """Let an instance finish its requests, then stop it, now and at boot."""
         before = self.state(release)
         drained = self.drain(release, drain_timeout) if before.running else Drain(release, 0.0, True)
-        self._expect(["systemctl", "stop", self.unit(release)])
+        self.systemctl("stop", self.unit(release))
         if before.enabled:
-            self._expect(["systemctl", "disable", "--quiet", "--no-reload", self.unit(release)])
+            self.systemctl("disable", "--quiet", "--no-reload", self.unit(release))
         # One that had to be killed would be listed for ever.
-        self._run(["systemctl", "reset-failed", self.unit(release)])
+        self.systemctl.attempt("reset-failed", self.unit(release))
         return drained
-
-    def _log(self, unit: str) -> list[str]:
-        """Return the last lines that the processes of a unit logged themselves."""
-        argv = ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={LOG_LINES}", f"_SYSTEMD_UNIT={unit}"]
-        _rc, stdout, _stderr = self._run(argv)
-        return [line.strip() for line in stdout.splitlines() if line.strip()]
-
-    def _expect(self, argv: list[str]) -> None:
-        """Run a command that must work."""
-        rc, stdout, stderr = self._run(argv)
-        if rc != 0:
-            raise CommandError(f"{' '.join(argv)} ended with status {rc}: {stderr.strip()}", cmd=argv, rc=rc, stdout=stdout, stderr=stderr)
-
-    def _run(self, argv: list[str]) -> tuple[int, str, str]:
-        """Run a command whose output is read."""
-        return self.run_command(argv, environ_update=_PARSED)

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
-import subprocess
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +24,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._http_probe import Pro
 from ansible_collections.bitflow.lms.plugins.module_utils._release import Build, Releases
 from ansible_collections.bitflow.lms.plugins.module_utils._release_change import prune
 from ansible_collections.bitflow.lms.plugins.module_utils._release_plan import Request, Tree, decide, summary
+from ansible_collections.bitflow.lms.plugins.module_utils._systemd import Systemctl
 
 # Node.js writes some twenty lines about an error that nobody caught, the reason at their top.
 JOURNAL_LINES = 40
@@ -40,7 +39,6 @@ INTERVAL = 0.25
 # A process may fall once, such as when a service that it needs was restarted just then.
 RESTARTS_ALLOWED = 1
 
-RunCommand = Callable[[list[str]], "tuple[int, str, str]"]
 _INSTANCE = re.compile(r"(?P<app>[a-z0-9-]+)@(?P<key>[0-9a-f]{16})\.service")
 
 
@@ -122,17 +120,6 @@ def hide_values(text: str, environment: Mapping[str, str]) -> str:
 # The service manager
 
 
-def run_program(argv: list[str]) -> tuple[int, str, str]:
-    """Run a program and return its status and all that it said.
-
-    AnsibleModule.run_command loses output on a busy host: a program that says nothing for a second and then all at once, before it
-    ends, is found to have ended and is not read any more. What systemctl says decides what is started and stopped here.
-    """
-    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
-    done = subprocess.run(argv, env=environment, capture_output=True, check=False)  # pylint: disable=ansible-bad-function
-    return done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
-
-
 @dataclass(frozen=True)
 class UnitState:
     """What systemd says about a unit: its state, and how often it had to start the process again."""
@@ -144,23 +131,15 @@ class UnitState:
 class Units:
     """The units of the front ends."""
 
-    def __init__(self, run_command: RunCommand, prefix: str) -> None:
-        self._run_command = run_command
+    def __init__(self, systemctl: Systemctl, prefix: str) -> None:
+        self._systemctl = systemctl
         self.prefix = prefix
-
-    def _run(self, *arguments: str) -> str:
-        """Run systemctl and return what it said."""
-        argv = ["systemctl", *arguments]
-        status, output, errors = self._run_command(argv)
-        if status != 0:
-            raise CommandError(f"systemctl {arguments[0]} ended with status {status}: {errors.strip()}", cmd=argv, rc=status, stderr=errors)
-        return output
 
     def states(self, units: Sequence[str]) -> dict[str, UnitState]:
         """Return the state of each unit."""
         if not units:
             return {}
-        blocks = self._run("show", "--property=Id,ActiveState,NRestarts", *units).strip().split("\n\n")
+        blocks = self._systemctl("show", "--property=Id,ActiveState,NRestarts", *units).strip().split("\n\n")
         found = (dict(line.split("=", 1) for line in block.splitlines()) for block in blocks)
         return {entry["Id"]: UnitState(entry["ActiveState"], int(entry.get("NRestarts", 0))) for entry in found}
 
@@ -170,7 +149,7 @@ class Units:
 
     def there(self, apps: Container[str]) -> list[str]:
         """Return the units of some front ends that are not stopped. Others on this host may have units with the same prefix."""
-        listed = self._run("list-units", "--all", "--plain", "--no-legend", "--full", "--type=service", f"{self.prefix}-*@*.service")
+        listed = self._systemctl("list-units", "--all", "--plain", "--no-legend", "--full", "--type=service", f"{self.prefix}-*@*.service")
         units: list[str] = []
         for line in listed.splitlines():
             name, _load, active = line.split()[:3]
@@ -183,9 +162,9 @@ class Units:
         """Start units. What failed before may try again at once."""
         failed = self._failed(units)
         if failed:
-            self._run("reset-failed", *failed)
+            self._systemctl("reset-failed", *failed)
         try:
-            self._run("start", *units)
+            self._systemctl("start", *units)
         except CommandError:
             # A process that ended at once is a front end that is not well: the one who asks it says so, with its log.
             if not {"activating", "failed"} & {state.active for state in self.states(units).values()}:
@@ -193,20 +172,16 @@ class Units:
 
     def stop(self, units: Sequence[str]) -> None:
         """Stop units: each gives its last answers first, for as long as its unit lets it."""
-        self._run("stop", *units)
+        self._systemctl("stop", *units)
         failed = self._failed(units)
         if failed:
             # It was killed in the end. Nobody needs it any more, so it is no failure of the host.
-            self._run("reset-failed", *failed)
+            self._systemctl("reset-failed", *failed)
 
     def journal(self, unit: str) -> list[str]:
         """Return the last lines that the processes of a unit wrote, or what systemd says about it if they wrote none."""
-        for match in (f"_SYSTEMD_UNIT={unit}", f"--unit={unit}"):
-            argv = ["journalctl", match, f"--lines={JOURNAL_LINES}", "--output=cat", "--no-pager", "--quiet"]
-            _status, output, _errors = self._run_command(argv)
-            if output:
-                break
-        return output.splitlines()
+        own = self._systemctl.log(f"_SYSTEMD_UNIT={unit}", f"--lines={JOURNAL_LINES}")
+        return own or self._systemctl.log(f"--unit={unit}", f"--lines={JOURNAL_LINES}")
 
 
 # Health

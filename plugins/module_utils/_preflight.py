@@ -252,7 +252,7 @@ def check_endpoint(endpoint: Endpoint, timeout: float) -> Check:
             if endpoint.redis:
                 ask_redis(connection, endpoint)
     except RedisError as error:
-        return Check(name, "It refuses.", f"Redis {endpoint.name} at {endpoint.address} answers: {error}", _redis_advice(str(error)))
+        return Check(name, "It refuses.", f"{endpoint.name} at {endpoint.address} answers: {error}", _redis_advice(str(error)))
     except (socket.gaierror, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no host name"
         problem = f"The name {endpoint.host} of {endpoint.name} cannot be resolved: {reason}."

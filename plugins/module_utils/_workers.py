@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.bitflow.lms.plugins.module_utils._artisan import Artisan, RunCommand
-from ansible_collections.bitflow.lms.plugins.module_utils._errors import CommandError, LmsError
+from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._processes import INTERACTIVE, Application, Finding, Process, find_processes
+from ansible_collections.bitflow.lms.plugins.module_utils._systemd import Systemctl
 
 # What tells processes that no unit manages to end when their work is done; the whole application listens to it.
 COMMAND_OF_KIND = {
@@ -106,31 +107,24 @@ def parse_span(text: str) -> float | None:
 class Systemd:
     """The units of this host."""
 
-    def __init__(self, run_command: RunCommand) -> None:
-        self.run_command = run_command
+    def __init__(self, systemctl: Systemctl) -> None:
+        self._systemctl = systemctl
 
     def show(self, names: Sequence[str]) -> list[Unit]:
         """Return units by their names."""
         if not names:
             return []
-        return parse_units(self._run("show", f"--property={','.join(UNIT_PROPERTIES)}", "--", *names))
+        return parse_units(self._systemctl("show", f"--property={','.join(UNIT_PROPERTIES)}", "--", *names))
 
     def matching(self, pattern: str) -> list[str]:
         """Return the units that systemd knows for a pattern."""
-        listing = self._run("list-units", "--all", "--plain", "--no-legend", "--full", "--", pattern)
+        listing = self._systemctl("list-units", "--all", "--plain", "--no-legend", "--full", "--", pattern)
         return sorted(line.split()[0] for line in listing.splitlines() if line.split())
 
     def queue(self, action: str, names: Sequence[str]) -> None:
         """Start or restart units, all at once and without waiting for them."""
         if names:
-            self._run(action, "--no-block", "--", *names)
-
-    def _run(self, *arguments: str) -> str:
-        argv = ["systemctl", "--no-pager", *arguments]
-        rc, stdout, stderr = self.run_command(argv, environ_update={"LC_ALL": "C.UTF-8"})
-        if rc != 0:
-            raise CommandError(f"systemctl {arguments[0]} ended with status {rc}: {stderr.strip()}", argv=argv, rc=rc, stderr=stderr)
-        return str(stdout)
+            self._systemctl(action, "--no-block", "--", *names)
 
 
 @dataclass(frozen=True)

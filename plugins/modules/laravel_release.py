@@ -390,6 +390,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._fpm_instances import 
 from ansible_collections.bitflow.lms.plugins.module_utils._laravel_release import Deployment, run
 from ansible_collections.bitflow.lms.plugins.module_utils._lease import acting, lease_argspec
 from ansible_collections.bitflow.lms.plugins.module_utils._release import Releases
+from ansible_collections.bitflow.lms.plugins.module_utils._systemd import Systemctl, run_program
 
 
 def main() -> None:
@@ -459,7 +460,7 @@ def main() -> None:
         with acting(None if module.check_mode else params["lease"]) as descriptors:
             # artisan inherits the lock of who acts: it still counts as at work when this process is killed.
             run_command = partial(module.run_command, pass_fds=descriptors)
-            instances = Instances(run_command, params["name"], root)
+            instances = Instances(Systemctl(partial(run_program, pass_fds=descriptors)), params["name"], root)
             outcome = run(Deployment(params, run_command, Releases(root), instances, module.check_mode), params["state"])
     except LmsError as error:
         module.fail_json(**error.as_result())

@@ -254,6 +254,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bitflow.lms.plugins.module_utils._artisan import Artisan
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._processes import KINDS, Application, ProcessTable
+from ansible_collections.bitflow.lms.plugins.module_utils._systemd import Systemctl
 from ansible_collections.bitflow.lms.plugins.module_utils._workers import (
     Report,
     Systemd,
@@ -314,7 +315,7 @@ def main() -> None:
 
     try:
         application = application_from(params, module.check_mode)
-        workers = Workers(application, Systemd(module.run_command), ProcessTable().read, artisan_of)
+        workers = Workers(application, Systemd(Systemctl()), ProcessTable().read, artisan_of)
         report = run(workers, params, module.check_mode)
     except LmsError as error:
         module.fail_json(**error.as_result())

@@ -353,14 +353,13 @@ from ansible_collections.bitflow.lms.plugins.module_utils._nextjs_release import
     Frontend,
     FrontEnds,
     Outcome,
-    RunCommand,
     Settings,
     Units,
     result,
-    run_program,
 )
 from ansible_collections.bitflow.lms.plugins.module_utils._release import Releases
 from ansible_collections.bitflow.lms.plugins.module_utils._release_plan import Request
+from ansible_collections.bitflow.lms.plugins.module_utils._systemd import Systemctl
 
 STATES = {"prepared": "present", "active": "active", "failed": "failed"}
 
@@ -399,10 +398,10 @@ def run(frontends: FrontEnds, params: dict[str, Any], check_mode: bool) -> dict[
     return result(outcome, params["release"], params["path"])
 
 
-def frontends_on(params: dict[str, Any], run_command: RunCommand, check_mode: bool) -> FrontEnds:
+def frontends_on(params: dict[str, Any], check_mode: bool) -> FrontEnds:
     """Return the front ends of this host."""
     root = Path(params["path"])
-    return FrontEnds(Releases(root), Components(root), Units(run_command, params["name"]), settings_of(params, check_mode))
+    return FrontEnds(Releases(root), Components(root), Units(Systemctl(), params["name"]), settings_of(params, check_mode))
 
 
 def main() -> None:
@@ -460,7 +459,7 @@ def main() -> None:
 
     try:
         with acting(None if module.check_mode else params["lease"]):
-            outcome = run(frontends_on(params, run_program, module.check_mode), params, module.check_mode)
+            outcome = run(frontends_on(params, module.check_mode), params, module.check_mode)
     except LmsError as error:
         module.fail_json(**error.as_result())
     module.exit_json(**outcome)

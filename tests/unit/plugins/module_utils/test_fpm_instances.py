@@ -14,6 +14,7 @@ import pytest
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._fastcgi import FastcgiError, Response
 from ansible_collections.bitflow.lms.plugins.module_utils._fpm_instances import Drain, Instances, State, complaint_in
+from ansible_collections.bitflow.lms.plugins.module_utils._systemd import Systemctl
 
 OLD, NEW = "20261101120000-aaaaaaa", "20261102120000-bbbbbbb"
 ROOT = Path("/srv/lms/backend")
@@ -58,7 +59,7 @@ class Host:
         self.time += seconds
 
     def instances(self) -> Instances:
-        return Instances(self.run_command, "lms", ROOT, self.call, lambda: self.time, self.sleep, self.wanted)
+        return Instances(Systemctl(self.run_command), "lms", ROOT, self.call, lambda: self.time, self.sleep, self.wanted)
 
 
 def test_an_instance_at_rest_is_stopped_at_once(tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ def test_the_line_that_complains_is_the_reason(log: list[str], said: str) -> Non
 
 
 def test_a_socket_with_a_path_that_is_too_long_is_refused(tmp_path: Path) -> None:
-    deep = Instances(Host(tmp_path, (1, 1)).run_command, "lms", Path("/srv") / ("x" * 90))
+    deep = Instances(Systemctl(Host(tmp_path, (1, 1)).run_command), "lms", Path("/srv") / ("x" * 90))
 
     with pytest.raises(LmsError, match="longer path than the 107 bytes"):
         deep.socket(NEW)
@@ -168,7 +169,9 @@ def test_a_socket_with_a_path_that_is_too_long_is_refused(tmp_path: Path) -> Non
 
 def test_an_instance_without_a_status_page_is_an_error_that_names_the_directive(tmp_path: Path) -> None:
     host = Host(tmp_path, (1, 1))
-    instances = Instances(host.run_command, "lms", ROOT, lambda *_a, **_k: Response(404, {}, b"File not found."), wanted=tmp_path)
+    instances = Instances(
+        Systemctl(host.run_command), "lms", ROOT, lambda *_a, **_k: Response(404, {}, b"File not found."), wanted=tmp_path
+    )
 
     with pytest.raises(LmsError, match=r"Set pm\.status_path to /fpm-status"):
         instances.load(OLD, 1)

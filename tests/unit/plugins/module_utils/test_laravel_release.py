@@ -20,6 +20,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._fastcgi import Respon
 from ansible_collections.bitflow.lms.plugins.module_utils._fpm_instances import Instances
 from ansible_collections.bitflow.lms.plugins.module_utils._laravel_release import STEPS, Deployment, keys_of_example, missing_keys, run
 from ansible_collections.bitflow.lms.plugins.module_utils._release import Releases
+from ansible_collections.bitflow.lms.plugins.module_utils._systemd import Systemctl
 
 NOW = datetime(2026, 11, 23, 21, 0, tzinfo=timezone.utc)
 FIRST, SECOND, THIRD = "20261101120000-aaaaaaa", "20261102120000-bbbbbbb", "20261103120000-ccccccc"
@@ -188,7 +189,9 @@ class Host:
             "reason": "",
             **values,
         }
-        instances = Instances(self.run_command, "lms", self.root, self.fastcgi, sleep=lambda _s: None, wanted=self.directory / "wanted")
+        instances = Instances(
+            Systemctl(self.run_command), "lms", self.root, self.fastcgi, sleep=lambda _s: None, wanted=self.directory / "wanted"
+        )
         releases = Releases(self.root, lambda: self.time)
         deployment = Deployment(params, self.run_command, releases, instances, check_mode, self.ask_web, self.directory / "opcache")
         result = run(deployment, state)

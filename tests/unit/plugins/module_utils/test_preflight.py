@@ -329,7 +329,7 @@ def test_redis_refuses(server: str | None, password: str | None, answers: dict[s
     if says is None:
         assert found.problem == f"cache at {address} cannot be reached from this host: no answer in time."
     else:
-        assert (found.problem, found.way_out) == (f"Redis cache at {address} answers: {says}", way_out)
+        assert (found.problem, found.way_out) == (f"cache at {address} answers: {says}", way_out)
 
 
 def test_a_server_that_repeats_the_password_does_not_bring_it_out() -> None:

@@ -15,6 +15,7 @@ import pytest
 from ansible_collections.bitflow.lms.plugins.module_utils._artisan import Artisan
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import CommandError, LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._processes import Application, Process, judge
+from ansible_collections.bitflow.lms.plugins.module_utils._systemd import Systemctl
 from ansible_collections.bitflow.lms.plugins.module_utils._workers import (
     Plan,
     Report,
@@ -79,7 +80,9 @@ class Host:
         self.time = 0.0
 
     def workers(self) -> Workers:
-        return Workers(APPLICATION, Systemd(self), self.processes, self.artisan, lambda: self.time, self.sleep, lambda: SWITCHED + 100)
+        return Workers(
+            APPLICATION, Systemd(Systemctl(self)), self.processes, self.artisan, lambda: self.time, self.sleep, lambda: SWITCHED + 100
+        )
 
     def processes(self) -> list[Process]:
         return self.states.pop(0) if len(self.states) > 1 else self.states[0]
@@ -93,7 +96,7 @@ class Host:
     def __call__(self, argv: list[str], **_options: Any) -> tuple[int, str, str]:
         if argv[0] == "timeout":
             return self.artisan_answer(argv[argv.index("--no-ansi") + 1 :])
-        action = argv[2]
+        action = argv[1]
         names = argv[argv.index("--") + 1 :]
         if action == "show":
             return (0, "\n".join(shown(self.units.get(name, Unit(name, load="not-found", active="inactive"))) for name in names), "")
@@ -197,7 +200,7 @@ def test_all_units_are_restarted_at_once_and_each_job_is_waited_for() -> None:
 
     report = host.workers().restart(["lms-workers.target"], wait=None, check_mode=False)
 
-    assert host.calls == [["--no-pager", "restart", "--no-block", "--", TWO[0].name, TWO[1].name]]
+    assert host.calls == [["restart", "--no-block", "--", TWO[0].name, TWO[1].name]]
     assert (report.changed, report.restarted, report.killed, report.warnings) == (True, [TWO[0].name, TWO[1].name], [], [])
     assert [found.process.pid for found in report.after] == [21, 22]
     assert report.progress == [
@@ -341,7 +344,7 @@ def test_systemd_that_refuses_is_an_error() -> None:
         return (1, "", "Access denied\n")
 
     with pytest.raises(CommandError, match="systemctl restart ended with status 1: Access denied"):
-        Systemd(run_command).queue("restart", ["a.service"])
+        Systemd(Systemctl(run_command)).queue("restart", ["a.service"])
 
 
 def test_result_has_every_key() -> None:

@@ -25,10 +25,10 @@ from ansible_collections.bitflow.lms.plugins.module_utils._nextjs_release import
     Question,
     Units,
     hide_values,
-    run_program,
     superfluous,
 )
 from ansible_collections.bitflow.lms.plugins.module_utils._release import Releases
+from ansible_collections.bitflow.lms.plugins.module_utils._systemd import Systemctl
 from ansible_collections.bitflow.lms.plugins.modules import nextjs_release, release
 
 FIRST, SECOND, THIRD = "20261101120000-aaaaaaa", "20261102120000-bbbbbbb", "20261103120000-ccccccc"
@@ -179,7 +179,7 @@ class Host:
         frontends = FrontEnds(
             Releases(self.root, lambda: self.time, self.checkpoint),
             Components(self.root, lambda: self.time, self.checkpoint),
-            Units(self.systemd, "lms"),
+            Units(Systemctl(self.systemd), "lms"),
             nextjs_release.settings_of(params, check_mode),
             Prober(self.ask, lambda: float(next(now)), lambda seconds: None),
         )
@@ -534,9 +534,3 @@ def test_a_bad_answer_among_good_ones_starts_the_count_again() -> None:
     ill = Prober(ask, lambda: 0.0, lambda seconds: None).wait([question], 3, 1, lambda units: {})
 
     assert (ill, len(asked)) == ({}, 6)
-
-
-def test_all_that_a_program_says_is_read() -> None:
-    told = run_program(["sh", "-c", "sleep 1.05; echo $LC_ALL; echo wrong >&2; exit 3"])
-
-    assert told == (3, "C.UTF-8\n", "wrong\n")
