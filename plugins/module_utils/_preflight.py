@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
+from ansible_collections.bitflow.lms.plugins.module_utils._dotenv import Dotenv, value_text
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._release import disk_facts
 from ansible_collections.bitflow.lms.plugins.module_utils._version_constraint import is_met
@@ -354,6 +355,25 @@ def _check_driver(name: str, driver: str, hosts_count: int) -> Check:
         f"It is {driver}, with {hosts_count} hosts.",
         f"{name} is {driver}, which each of {hosts_count} hosts keeps for itself: {DRIVER_REASONS[name]}.",
         "Set it to redis, database or another driver that all hosts share.",
+    )
+
+
+def check_identity(live_environment: Path, identity: Mapping[str, Any]) -> list[Check]:
+    """Look whether the live release says of itself what the new one will: nobody deploys to a host of another environment by mistake."""
+    served = Dotenv(live_environment).read() or {}
+    return [_check_identity(key, served[key], value_text(key, identity[key])) for key in sorted(identity) if key in served]
+
+
+def _check_identity(key: str, served: str, wanted: str) -> Check:
+    """Look at one key."""
+    name = f"identity {key}"
+    if served == wanted:
+        return Check(name, f"It stays {wanted}.")
+    return Check(
+        name,
+        f"It is {served}, and would become {wanted}.",
+        f"This host serves with {key} {served}, and the inventory wants {wanted}.",
+        "Look whether it is the right inventory for this host; approve the change of identity if it is meant.",
     )
 
 

@@ -159,6 +159,17 @@ options:
       - The values of C(CACHE_STORE), C(CACHE_DRIVER) and C(SESSION_DRIVER). Other names are passed over.
     type: dict
     default: {}
+  identity:
+    description:
+      - Keys that say which installation this is, such as C(APP_ENV) and C(APP_URL), with the values that the new release will have.
+      - They must be those of O(live_environment), so that nobody deploys to the hosts of another environment by mistake.
+    type: dict
+    default: {}
+  live_environment:
+    description:
+      - The C(.env) of the live release. O(identity) is not checked where it is not there, or lacks a key.
+      - Required with O(identity).
+    type: path
   hosts_count:
     description:
       - How many hosts serve the application. With more than one they must share the cache and the sessions.
@@ -228,6 +239,10 @@ EXAMPLES = r"""
     environment_drivers:
       CACHE_STORE: redis
       SESSION_DRIVER: redis
+    identity:
+      APP_ENV: production
+      APP_URL: https://api.example.com
+    live_environment: /srv/lms/backend/current/.env
     hosts_count: 2
     same_everywhere:
       APP_KEY: "{{ vault_app_key }}"
@@ -323,6 +338,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._preflight import (
     check_drivers,
     check_endpoint,
     check_environment,
+    check_identity,
     check_php,
     fingerprints,
     message,
@@ -336,12 +352,16 @@ def run(run_command: RunCommand, params: dict[str, Any], now: float) -> dict[str
     """Look at everything that is asked for, and return the module's result."""
     if params["same_everywhere"] and not params["salt"]:
         raise LmsError("salt is empty. Set it to a random text, the same for all hosts, to compare same_everywhere.")
+    if params["identity"] and not params["live_environment"]:
+        raise LmsError("live_environment is not set. Set it to the .env of the live release, to compare identity.")
     checks: list[Check] = check_directories(params["directories"]) + check_disk(params["disk"])
     if params["controller_time"] is not None:
         checks.append(check_clock(params["controller_time"], params["clock_skew_limit"], now))
     checks += check_php(run_command, params["php"], params["php_requirements"])
     if params["required_environment"]:
         checks.append(check_environment(params["required_environment"], params["environment_names"]))
+    if params["identity"]:
+        checks += check_identity(Path(params["live_environment"]), params["identity"])
     checks += check_drivers(params["environment_drivers"], params["hosts_count"])
     checks += [check_endpoint(Endpoint(**options), params["timeout"]) for options in params["endpoints"]]
     found = verdict(checks)
@@ -418,6 +438,8 @@ def main() -> None:
             "required_environment": {"type": "list", "elements": "str", "default": []},
             "environment_names": {"type": "list", "elements": "str", "default": []},
             "environment_drivers": {"type": "dict", "default": {}},
+            "identity": {"type": "dict", "default": {}},
+            "live_environment": {"type": "path"},
             "hosts_count": {"type": "int", "default": 1},
             "same_everywhere": {"type": "dict", "default": {}, "no_log": True},
             "salt": {"type": "str", "default": ""},

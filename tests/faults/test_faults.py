@@ -111,6 +111,15 @@ def test_another_app_key_on_one_host_is_refused(environment, tmp_path):
     assert key not in outcome.output
 
 
+@pytest.mark.usefixtures("served_as_before")
+def test_the_inventory_of_another_environment_is_refused(environment):
+    version = environment.other_version()
+
+    outcome = environment.play("deploy.yml", lms_version=version, lms_backend_environment={"APP_ENV": "staging"})
+
+    assert_failed(outcome, r"This host serves with APP_ENV production, and the inventory wants staging\. Look whether", HARMLESS)
+
+
 # What a version's name may bring
 
 

@@ -77,6 +77,23 @@ def test_it_says_what_the_host_serves_and_how_well(module: Module, refused: int,
     assert (result["healthy"], result["ready"], result.get("failed", False)) == (False, True, False)
 
 
+def test_a_host_of_another_environment_is_refused(module: Module, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f'APP_ENV="production"\nAPP_URL="https://api.example.com"\nAPP_KEY="{KEY}"\n')
+    identity = {"APP_ENV": "staging", "APP_URL": "https://api.example.com", "APP_NAME": "LMS"}
+
+    refused = module.run(identity=identity, live_environment=str(tmp_path / ".env"))
+    same = module.run(identity={**identity, "APP_ENV": "production"}, live_environment=str(tmp_path / ".env"))
+    bare = module.run(identity=identity, live_environment=str(tmp_path / "none" / ".env"))
+    nowhere = module.run(identity=identity)
+
+    assert [entry["check"] for entry in refused["problems"]] == ["identity APP_ENV"]
+    assert refused["msg"].startswith(
+        "The host is not ready for a deployment. This host serves with APP_ENV production, and the inventory wants staging. Look whether"
+    )
+    assert (same["ready"], bare["ready"]) == (True, True)
+    assert nowhere["msg"].startswith("live_environment is not set.")
+
+
 def everything(php: str, port: int, directory: Path) -> dict[str, Any]:
     """Return options of which each finds a problem."""
     return {
@@ -127,6 +144,7 @@ def test_check_mode_is_the_same(module: Module, php: str, refused: int, tmp_path
 def test_for_a_plan_problems_are_warnings(module: Module, tmp_path: Path) -> None:
     options: dict[str, Any] = {
         "applications": [],
+        "identity": {},
         "health": [],
         "disk": [],
         "directories": [str(tmp_path / "none")],
