@@ -70,12 +70,35 @@ def test_a_version_that_cannot_be_prepared_is_stopped_before_anybody_sees_it(env
     visitors.assert_nobody_noticed()
 
 
+def failed_release(environment: Environment) -> str:
+    """Return the candidate with the broken template."""
+    records = environment.releases("app1", "backend")
+    return [release for release, record in records.items() if record["metadata"]["version"] == "bad-blade"][-1]
+
+
+def test_live_views_survive_candidate_cache(environment):
+    """The candidate has compiled views of its own; with a shared directory, artisan empties that of the live release."""
+    live, candidate = (f"/srv/lms/backend/releases/{release}" for release in (environment.live_release(), failed_release(environment)))
+    artisan = ["php", f"{candidate}/artisan", "view:cache"]
+
+    def compiled() -> set[str]:
+        return set(environment.on("app1", "find", f"{live}/storage/framework/views", "-name", "*.php").split())
+
+    before = compiled()
+    environment.on("app1", "runuser", "-u", "lms-deploy", "--", *artisan)
+    after = compiled()
+    environment.on("app1", "cp", "--recursive", f"{live}/storage/framework/views", "/tmp/shared-views")
+    environment.on("app1", "env", "VIEW_COMPILED_PATH=/tmp/shared-views", *artisan)
+    shared = set(environment.on("app1", "find", "/tmp/shared-views", "-name", "*.php", "-printf", "%f\n").split())
+    environment.on("app1", "rm", "--recursive", "/tmp/shared-views")
+
+    assert before == after != set()
+    assert {Path(view).name for view in before} - shared != set()
+
+
 def test_artisan_alone_is_content_with_the_broken_template(environment):
     """What the check of the compiled templates is for."""
-    failed = [
-        release for release, record in environment.releases("app1", "backend").items() if record["metadata"]["version"] == "bad-blade"
-    ]
-    release = f"/srv/lms/backend/releases/{failed[-1]}"
+    release = f"/srv/lms/backend/releases/{failed_release(environment)}"
 
     said = environment.on("app1", "runuser", "-u", "lms-deploy", "--", "php", f"{release}/artisan", "view:cache")
     views = environment.on("app1", "find", f"{release}/storage/framework/views", "-name", "*.php").split()

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
+import pytest
 from environment import APPLICATION_HOSTS, LOGS, wait_until
 from injection import ENROLMENT, MARKS, load, service
 
@@ -27,7 +29,9 @@ MIX = [
 ]
 
 
-def test_no_request_fails_however_often_a_version_is_deployed(environment):
+@pytest.fixture(scope="module")
+def figures(environment) -> dict[str, Any]:
+    """Deploy and roll back again and again; return what visitors saw, without that and with it, and what OPcache said each time."""
     with load(environment, MIX, RATE) as control:
         control.wait_for_more(round(CONTROL_SECONDS * RATE))
 
@@ -41,18 +45,10 @@ def test_no_request_fails_however_often_a_version_is_deployed(environment):
                 outcome = environment.play("bitflow.lms.rollback")
                 assert outcome.status == 0, outcome.output[-4000:]
                 served.add(environment.live_release())
-
-    figures = {"control": control.summary, "deployments": visitors.summary, "releases": sorted(served), "opcache": caches}
-    (LOGS / "many-deployments.json").write_text(json.dumps(figures, indent=2))
-    control.assert_nobody_noticed()
-    visitors.assert_nobody_noticed()
-    # Every version that was live has answered, and no answer came from two.
-    assert len(visitors.summary["releases"]) > 1, visitors.summary
-    assert {link for seen in service(environment).values() for link in seen["links"].values()} == {environment.live_release()}
-    # OPcache begins anew with each release: the last one has as much room as the first one, and compiles no more.
-    assert [cache["full"] for cache in caches] == [False] * DEPLOYMENTS
-    assert caches[-1]["used"] < 1.2 * caches[0]["used"], caches
-    assert caches[-1]["misses"] < 1.2 * caches[0]["misses"], caches
+    found = {"control": control, "visitors": visitors, "releases": served, "opcache": caches}
+    shown = {**found, "control": control.summary, "visitors": visitors.summary, "releases": sorted(served)}
+    (LOGS / "many-deployments.json").write_text(json.dumps(shown, indent=2))
+    return found
 
 
 def opcache(environment) -> dict[str, int | bool]:
@@ -60,6 +56,34 @@ def opcache(environment) -> dict[str, int | bool]:
     socket = "/srv/lms/backend/current/run/fpm.sock"
     status = environment.module("app1", "bitflow.lms.opcache", socket=socket, group="lms")
     return {"full": status["full"], "used": status["memory"]["used"], "misses": status["statistics"]["misses"]}
+
+
+def test_no_request_fails_however_often_a_version_is_deployed(figures):
+    figures["control"].assert_nobody_noticed()
+    figures["visitors"].assert_nobody_noticed()
+    # Every version that was live has answered, and no answer came from two.
+    assert len(figures["visitors"].summary["releases"]) > 1, figures["visitors"].summary
+
+
+def test_opcache_not_full_after_20_deploys(figures):
+    """It begins anew with each release: the last one has as much room as the first one, and compiles no more."""
+    first, *_between, last = figures["opcache"]
+
+    assert [cache["full"] for cache in figures["opcache"]] == [False] * DEPLOYMENTS
+    assert last["used"] < 1.2 * first["used"]
+    assert last["misses"] < 1.2 * first["misses"]
+
+
+@pytest.mark.usefixtures("figures")
+def test_stale_after_switch_zero(environment):
+    """What answers is what the links say, on every host, a moment after the switch as well as later."""
+    release = environment.deploy(environment.other_version())
+    revision = service(environment)["app1"]["revision"]
+
+    marks = [environment.ask("/version")["revision"] for _time in range(40)]
+
+    assert {link for seen in service(environment).values() for link in seen["links"].values()} == {release}
+    assert set(marks) == {revision}
 
 
 def test_no_process_of_an_earlier_release_is_left(environment):

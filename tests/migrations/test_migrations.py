@@ -45,7 +45,7 @@ def outcomes(result: dict[str, Any]) -> dict[str, str]:
     return {one["migration"]: one["outcome"] for one in result["outcomes"]}
 
 
-def test_plan_of_an_empty_database_leaves_it_empty(database: Database) -> None:
+def test_pretend_does_not_create_table(database: Database) -> None:
     plan = succeeded(database.migrate("v1", state="planned"))
 
     assert (plan["pending"], plan["migration_table"], plan["database_empty"], plan["changed"]) == (FIRST, False, True, False)
@@ -164,7 +164,7 @@ class SlowRun:
 
 
 @pytest.mark.migrated("v2")
-def test_lock_of_a_run_that_lives_refuses_another_and_names_it(database: Database, folder: Path) -> None:
+def test_isolated_skip_is_failure(database: Database, folder: Path) -> None:
     slow = SlowRun(database, folder, lambda: database.migrate("v2", paths=(str(folder),)))
     try:
         holder = database.migrate("v2", state="planned")["locked_by"]

@@ -120,3 +120,13 @@ def test_every_link_within_the_pages_leads_somewhere(page):
     broken = [target for target in targets if not re.match(r"[a-z]+:", target) and not leads_somewhere(page, target)]
 
     assert broken == []
+
+
+def test_every_fault_on_the_page_has_its_test() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/faults.md").read_text()))
+    there = set(re.findall(r"def (test_\w+)\(", read("tests/*/*.py", "molecule/*/tests/*.py")))
+    injected = set(re.findall(r"def (test_\w+)\(", read("tests/faults/test_faults.py", "tests/faults/test_killed_controller.py")))
+
+    assert named - there == set()
+    # What only tidies up after the others is no row.
+    assert {name for name in injected - named if "after_all" not in name} == set()

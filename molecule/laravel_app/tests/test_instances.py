@@ -123,7 +123,7 @@ def test_a_crash_does_not_end_an_instance(host):
     assert told(host, OLD)["release"] == OLD
 
 
-def test_a_reload_takes_the_configuration_over_and_breaks_no_request(host):
+def test_fpm_reload_no_502(host):
     with ThreadPoolExecutor() as executor:
         request = executor.submit(ask, host, OLD, "slow")
         time.sleep(0.5)

@@ -336,7 +336,7 @@ def test_check_mode_accepts_a_release_that_is_not_there_yet(laravel: Laravel, tm
 
 
 @pytest.mark.parametrize("command", ["optimize", "optimize:clear", "reload"])
-def test_command_that_hides_failures_is_refused_unless_accepted(command: str) -> None:
+def test_optimize_subcommand_failure_detected(command: str) -> None:
     options = {**OPTIONS, "command": command}
 
     with pytest.raises(
