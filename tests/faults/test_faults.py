@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -291,6 +292,18 @@ def test_the_line_to_a_host_is_cut_between_its_two_parts(environment, tmp_path):
     assert_failed(outcome, r"was taken back: .*? on app2: ", r"It is not well there: app2")
     assert set(seen["app1"]["links"].values()) == {old}
     assert {link for found in service(environment).values() for link in found["links"].values()} == {release}
+    visitors.assert_nobody_noticed()
+
+
+@pytest.mark.usefixtures("served_as_before")
+def test_hosts_that_are_switched_at_once_go_back_at_once(environment):
+    with load(environment) as visitors:
+        outcome = environment.play("deploy.yml", lms_version="ill-once-live", lms_batch=2)
+
+    assert_failed(outcome, r"was taken back: .*? on app2: .*?Every host serves \S+\. +Migrations that ran stay\.")
+    assert "It is not well there" not in outcome.text
+    # One host is told of the failure of the other one.
+    assert len(re.findall(r"fatal: \[app[12]\]: .*?was taken back: .*? on app2: ", outcome.text)) == 2
     visitors.assert_nobody_noticed()
 
 
