@@ -49,6 +49,7 @@ class ApiAlone:
         self.leg = leg
         self.environment = Environment()
         self.inventory = self.environment.cache / f"inventory-{leg.host}"
+        self.environment.authority = self.environment.cache / "secrets" / "authority" / "authority.pem"
 
     def make(self) -> None:
         """Start and provision the hosts, with an empty database."""
