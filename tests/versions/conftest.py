@@ -18,7 +18,7 @@ import pytest
 # pytest imports tests by their path, so that modules beside them are not found by themselves.
 sys.path[:0] = [str(Path(__file__).parents[1] / place) for place in ("faults", "journeys")]
 os.environ.setdefault("LMS_NAME", "lms-versions")
-os.environ.setdefault("LMS_NETWORK", "172.29.87")
+os.environ.setdefault("LMS_NETWORK", "172.29.88")
 os.environ.setdefault("LMS_PORT", "11443")
 
 # So that their assertions explain themselves as those of the tests do.

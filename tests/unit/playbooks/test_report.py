@@ -23,7 +23,7 @@ PLAYBOOK = f"""
 - hosts: backend
   gather_facts: false
   any_errors_fatal: true
-  vars_files: [{PLAYBOOKS}/vars/lms.yml, {PLAYBOOKS}/vars/report.yml]
+  vars_files: [{PLAYBOOKS}/roles/wiring/vars/main.yml, {PLAYBOOKS}/roles/report/vars/main.yml]
   tasks:
     - name: Note the release before
       ansible.builtin.set_fact:
