@@ -18,7 +18,8 @@ one host only. bitflow.lms does all its checks: it proves the release before and
 
 Columns: runs that count; medians of the seconds that passed, of the CPU seconds of the command here with its children, and of those of
 all hosts of the environment meanwhile; tasks of app1 in Ansible's recap (ok=), and how many of them ran something on the host. For
-Deployer its own tasks. Then bitflow.lms divided by the rival: time, and CPU here and on the hosts together.
+Deployer its own tasks. Then bitflow.lms divided by the rival: time, and CPU here and on the hosts together. Each single measurement is a
+line of .cache/bench/measurements.jsonl, beside the output of each command.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +307,7 @@ def add_versions(repository: Path, count: int) -> None:
 def measure_all(environment: Environment, tools: Sequence[Tool], rounds: int) -> dict[tuple[str, str], list[Measurement]]:
     """Let each tool take each step before any takes the next one, so that a slow minute hits them all."""
     measured: dict[tuple[str, str], list[Measurement]] = {}
+    (environment.log / "measurements.jsonl").unlink(missing_ok=True)
 
     def step(kind: str, version: str, *, back: bool = False) -> None:
         say(f"{kind}: {'back to ' if back else ''}{version}")
@@ -314,6 +316,8 @@ def measure_all(environment: Environment, tools: Sequence[Tool], rounds: int) ->
             taken = measure(environment, f"{tool.name}-{kind}", argv)
             check(environment, tool, version)
             measured.setdefault((kind, tool.name), []).append(taken)
+            with (environment.log / "measurements.jsonl").open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"step": kind, "tool": tool.name, "version": version, **asdict(taken)}) + "\n")
 
     step("first", "v1")
     for number in range(1, rounds + 1):
