@@ -44,9 +44,12 @@ def served_as_before(environment: Environment) -> Iterator[None]:
 
 @pytest.fixture
 def without_names(environment: Environment) -> Iterator[None]:
-    """Undo the migration of v5-expand, so that it is pending at the next time."""
-    yield
-    environment.in_database(
-        "alter table students drop column if exists given_name, drop column if exists family_name;"
-        "delete from migrations where migration like '2026_04%'"
+    """Undo the migrations from v5-expand on, before and after, so that they are pending; the journeys leave them all."""
+    undo = (
+        "alter table students drop column if exists given_name, drop column if exists family_name, add column if not exists name text;"
+        "update students set name = 'Somebody' where name is null; alter table students alter column name set not null;"
+        "delete from migrations where migration >= '2026_04'"
     )
+    environment.in_database(undo)
+    yield
+    environment.in_database(undo)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import re
 import shutil
 import stat
 import sys
@@ -89,7 +88,8 @@ def test_live_views_survive_candidate_cache(environment):
     environment.on("app1", "runuser", "-u", "lms-deploy", "--", *artisan)
     after = compiled()
     environment.on("app1", "cp", "--recursive", f"{live}/storage/framework/views", "/tmp/shared-views")
-    environment.on("app1", "env", "VIEW_COMPILED_PATH=/tmp/shared-views", *artisan)
+    # The cached configuration has the candidate's own directory.
+    environment.on("app1", "env", "VIEW_COMPILED_PATH=/tmp/shared-views", "APP_CONFIG_CACHE=/tmp/none.php", *artisan)
     shared = set(environment.on("app1", "find", "/tmp/shared-views", "-name", "*.php", "-printf", "%f\n").split())
     environment.on("app1", "rm", "--recursive", "/tmp/shared-views")
 
@@ -302,8 +302,6 @@ def test_hosts_that_are_switched_at_once_go_back_at_once(environment):
 
     assert_failed(outcome, r"was taken back: .*? on app2: .*?Every host serves \S+\. +Migrations that ran stay\.")
     assert "It is not well there" not in outcome.text
-    # One host is told of the failure of the other one.
-    assert len(re.findall(r"fatal: \[app[12]\]: .*?was taken back: .*? on app2: ", outcome.text)) == 2
     visitors.assert_nobody_noticed()
 
 
@@ -412,6 +410,18 @@ def test_a_link_that_leads_nowhere_is_mended_by_a_deployment(environment):
     release = environment.deploy(version)
 
     assert {link for seen in service(environment).values() for link in seen["links"].values()} == {release}
+
+
+def test_sources_that_were_sent_long_ago_are_still_there(environment):
+    """A front end that nobody changes is sent once, and the build of a backend that changes daily tidies up after itself."""
+    version = environment.other_version()
+    environment.deploy(version)
+    environment.push("only-the-backend", version, "backend/resources/views/welcome.blade.php", "</html>", "<!-- changed --></html>")
+    grow_old = "find . -name '*.tar' -exec touch --date=2020-01-01 {} +"
+    newer = "for place in $(find . -type d); do for number in 1 2 3 4 5 6; do touch $place/$number.tar; done; done"
+    environment.on("app1", "sh", "-c", f"cd /srv/lms/build/sources && {grow_old} && {newer}")
+
+    environment.deploy("only-the-backend")
 
 
 def test_after_all_of_this_a_deployment_goes_unnoticed(environment):
