@@ -79,6 +79,23 @@ class Build:
     links: Mapping[str, str] = field(default_factory=dict)
 
 
+def release_files_argspec() -> dict[str, Any]:
+    """Return the options that say what a release consists of and to whom it belongs; the fragment release_files documents them."""
+    names = {"type": "list", "elements": "str", "default": []}
+    return {
+        "artifact_sha256": {"type": "str"},
+        "fingerprint": {"type": "str"},
+        "metadata": {"type": "dict"},
+        "owner": {"type": "str"},
+        "group": {"type": "str"},
+        "shared_directories": names,
+        "shared_owner": {"type": "str"},
+        "shared_group": {"type": "str"},
+        "shared_mode": {"type": "str", "default": "2770"},
+        "writable_directories": names,
+    }
+
+
 def build_from(params: Mapping[str, Any]) -> Build:
     """Return how a release is put together; users and groups must exist by now."""
     return Build(

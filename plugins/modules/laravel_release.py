@@ -55,51 +55,6 @@ options:
     description:
       - The archive on the control host, in place of O(artifact). It is sent in the same task, and removed at its end.
     type: path
-  artifact_sha256:
-    description:
-      - The SHA-256 of O(artifact) or O(local_artifact).
-    type: str
-  fingerprint:
-    description:
-      - A sum over everything that makes this release what it is, as for M(bitflow.lms.release).
-    type: str
-  metadata:
-    description:
-      - What else is known about the release. C(commit) is also written to the file C(REVISION) in the release.
-    type: dict
-  owner:
-    description:
-      - The user who owns the release's files and runs artisan.
-    type: str
-  group:
-    description:
-      - The group of the release's files. The user of PHP-FPM belongs to it.
-    type: str
-  shared_directories:
-    description:
-      - Directories that all releases share, relative to the release. Never C(storage/framework/views), which artisan empties.
-    type: list
-    elements: str
-    default: []
-  shared_owner:
-    description:
-      - The owner of the shared directories.
-    type: str
-  shared_group:
-    description:
-      - The group of the shared and of the writable directories.
-    type: str
-  shared_mode:
-    description:
-      - The mode of the shared directories.
-    type: str
-    default: "2770"
-  writable_directories:
-    description:
-      - Directories of the release in which O(shared_group) may write.
-    type: list
-    elements: str
-    default: []
   environment:
     description:
       - Keys and values of the release's C(.env). No value is ever shown.
@@ -225,6 +180,7 @@ options:
     default: ""
 extends_documentation_fragment:
   - bitflow.lms.lease
+  - bitflow.lms.release_files
 attributes:
   check_mode:
     description: Says what each step would do. It works on a bare host and for a release that is not there yet.
@@ -389,7 +345,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsErro
 from ansible_collections.bitflow.lms.plugins.module_utils._fpm_instances import Instances
 from ansible_collections.bitflow.lms.plugins.module_utils._laravel_release import Deployment, run
 from ansible_collections.bitflow.lms.plugins.module_utils._lease import acting, lease_argspec
-from ansible_collections.bitflow.lms.plugins.module_utils._release import Releases
+from ansible_collections.bitflow.lms.plugins.module_utils._release import Releases, release_files_argspec
 from ansible_collections.bitflow.lms.plugins.module_utils._systemd import Systemctl, run_program
 
 
@@ -399,6 +355,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **lease_argspec(),
+            **release_files_argspec(),
             "path": {"type": "path", "required": True},
             "name": {"type": "str", "default": "lms"},
             "release": {"type": "str"},
@@ -406,16 +363,6 @@ def main() -> None:
             "artifact": {"type": "path"},
             # The action plugin has sent it by now, and given artifact in its place.
             "local_artifact": {"type": "path"},
-            "artifact_sha256": {"type": "str"},
-            "fingerprint": {"type": "str"},
-            "metadata": {"type": "dict"},
-            "owner": {"type": "str"},
-            "group": {"type": "str"},
-            "shared_directories": {**names, "default": []},
-            "shared_owner": {"type": "str"},
-            "shared_group": {"type": "str"},
-            "shared_mode": {"type": "str", "default": "2770"},
-            "writable_directories": {**names, "default": []},
             "environment": {"type": "dict", "default": {}, "no_log": True},
             "environment_required": {**names, "default": []},
             "environment_example": {"type": "str", "default": ".env.example"},

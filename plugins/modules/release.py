@@ -54,52 +54,6 @@ options:
       - The archive on the host, as M(bitflow.lms.release_artifact) builds it.
       - Required to build a release that is not there.
     type: path
-  artifact_sha256:
-    description:
-      - The SHA-256 of O(artifact).
-    type: str
-  fingerprint:
-    description:
-      - A sum over everything that makes this release what it is, for example over the artifact and the environment.
-        M(bitflow.lms.release_info) returns it, so that a deploy can tell that nothing changed.
-    type: str
-  metadata:
-    description:
-      - What else is known about the release. C(commit) is also written to the file C(REVISION) in the release.
-    type: dict
-  owner:
-    description:
-      - The user who owns the release's files.
-    type: str
-  group:
-    description:
-      - The group of the release's files.
-    type: str
-  shared_directories:
-    description:
-      - Directories that all releases share, relative to the release. Each is created in C(shared/) and linked into the release.
-    type: list
-    elements: str
-    default: []
-  shared_owner:
-    description:
-      - The owner of the shared directories.
-    type: str
-  shared_group:
-    description:
-      - The group of the shared and of the writable directories.
-    type: str
-  shared_mode:
-    description:
-      - The mode of the shared directories.
-    type: str
-    default: "2770"
-  writable_directories:
-    description:
-      - Directories of the release in which O(shared_group) may write. They are created where missing and get the mode C(2770).
-    type: list
-    elements: str
-    default: []
   pinned:
     description:
       - Whether pruning must keep this release. Left out, the pin stays as it is.
@@ -127,6 +81,7 @@ options:
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
   - bitflow.lms.lease
+  - bitflow.lms.release_files
 attributes:
   check_mode:
     support: full
@@ -256,7 +211,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._lease import acting, lease_argspec
-from ansible_collections.bitflow.lms.plugins.module_utils._release import Releases, build_from
+from ansible_collections.bitflow.lms.plugins.module_utils._release import Releases, build_from, release_files_argspec
 from ansible_collections.bitflow.lms.plugins.module_utils._release_change import MIN_AGE, change
 from ansible_collections.bitflow.lms.plugins.module_utils._release_plan import Request
 
@@ -282,6 +237,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **lease_argspec(),
+            **release_files_argspec(),
             "path": {"type": "path"},
             "paths": {"type": "list", "elements": "path"},
             "release": {"type": "str"},
@@ -291,16 +247,6 @@ def main() -> None:
                 "default": "present",
             },
             "artifact": {"type": "path"},
-            "artifact_sha256": {"type": "str"},
-            "fingerprint": {"type": "str"},
-            "metadata": {"type": "dict"},
-            "owner": {"type": "str"},
-            "group": {"type": "str"},
-            "shared_directories": {"type": "list", "elements": "str", "default": []},
-            "shared_owner": {"type": "str"},
-            "shared_group": {"type": "str"},
-            "shared_mode": {"type": "str", "default": "2770"},
-            "writable_directories": {"type": "list", "elements": "str", "default": []},
             "pinned": {"type": "bool"},
             "reason": {"type": "str", "default": ""},
             "unverified_allowed": {"type": "bool", "default": False},
