@@ -174,6 +174,8 @@ def first(operator):
 def second(operator, first):
     """A second release in which only the front end of the students changed, deployed while visitors come."""
     operator.builds = {**operator.builds, "student": artifact(operator.directory, "student", "2")}
+    # Whoever would send it again, would not find it.
+    (operator.directory / Path(operator.builds["admin"]["artifact"]).name).unlink()
     with Visitor(operator.host) as visitor:
         sent = operator.ask("deploy", "activate", release=SECOND)
         beside = operator.processes()
@@ -204,8 +206,6 @@ def test_an_unchanged_front_end_keeps_its_process(operator, first, second):
 
 def test_only_what_changed_is_sent(second):
     assert second["sent"].returncode == 0, said(second["sent"])
-    assert "(item=student)" in second["sent"].stdout
-    assert "(item=admin)" not in second["sent"].stdout
 
 
 def test_no_visitor_notices_the_switch(operator, second):

@@ -150,7 +150,8 @@ def test_without_the_timeout_a_reload_kills_the_request(host, unit, pools):
     with edited(host, unit, (pools, "/process_control_timeout/d")):
         host.check_output("systemctl restart %s", unit)
 
-        assert reload_during_a_request(host, unit).stdout == ""
+        # On a busy machine the reload may come before the request, or after it.
+        assert any(reload_during_a_request(host, unit).stdout == "" for _time in range(3))
 
 
 def test_a_reload_with_a_broken_pool_is_refused(host, unit, pools):
