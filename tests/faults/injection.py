@@ -170,8 +170,10 @@ class Load:
 
 
 @contextmanager
-def load(environment: Environment, kinds: Sequence[Mapping[str, Any]] = EVERYTHING, rate: float = RATE) -> Iterator[Load]:
-    """Let visitors use the LMS while a test does something to it."""
+def load(
+    environment: Environment, kinds: Sequence[Mapping[str, Any]] = EVERYTHING, rate: float = RATE, seconds: int = 900
+) -> Iterator[Load]:
+    """Let visitors use the LMS while a test does something to it, for so long at most."""
     name = f"load-{next(_numbers):02d}"
     requests, records = LOGS / f"{name}.requests.json", LOGS / f"{name}.jsonl"
     entries = [
@@ -181,7 +183,13 @@ def load(environment: Environment, kinds: Sequence[Mapping[str, Any]] = EVERYTHI
     requests.write_text(json.dumps(entries))
     records.unlink(missing_ok=True)
     argv = [sys.executable, str(PROJECT / "tests" / "load" / "open_loop.py"), f"--target=127.0.0.1:{environment.port}"]
-    argv += [f"--authority={environment.authority}", f"--requests={requests}", f"--rate={rate}", "--seconds=900", f"--records={records}"]
+    argv += [
+        f"--authority={environment.authority}",
+        f"--requests={requests}",
+        f"--rate={rate}",
+        f"--seconds={seconds}",
+        f"--records={records}",
+    ]
     running = Running(argv, LOGS / f"{name}.log")
     tried_twice = environment.tried_twice()
     try:

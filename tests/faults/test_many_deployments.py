@@ -36,7 +36,7 @@ def figures(environment) -> dict[str, Any]:
         control.wait_for_more(round(CONTROL_SECONDS * RATE))
 
     served, caches = set(), []
-    with load(environment, MIX, RATE) as visitors:
+    with load(environment, MIX, RATE, seconds=900 + 120 * (DEPLOYMENTS + ROLLBACKS)) as visitors:
         for number in range(DEPLOYMENTS):
             served.add(environment.deploy(environment.other_version()))
             visitors.wait_for_more(round(3 * RATE))
