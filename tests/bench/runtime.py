@@ -26,6 +26,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -149,7 +150,7 @@ def rename_link(link: Path, target: str) -> None:
 
 
 @dataclass
-class Way:
+class Way(ABC):
     """One way to run releases: where they lie, and what a switch does."""
 
     name: str
@@ -168,20 +169,21 @@ class Way:
         """Return the directory's name, which PHP-FPM's processes have in their titles."""
         return self.root.name
 
+    @abstractmethod
     def socket(self, name: str) -> Path:
         """Return the socket that serves a release."""
-        raise NotImplementedError
 
+    @abstractmethod
     def script(self, name: str) -> Path:
         """Return the script that nginx names for it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def start(self, name: str) -> None:
         """Make a release answer."""
-        raise NotImplementedError
 
     def settle(self, name: str) -> None:
-        """Do what is due when the release before has been left."""
+        """Do what is due when the release before has been left: nothing, unless a way says so."""
+        del name
 
     def warm_up(self, name: str) -> None:
         """Ask a release for what visitors ask for; it must answer well."""

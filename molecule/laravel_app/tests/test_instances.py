@@ -21,7 +21,7 @@ echo json_encode([
     'writes' => array_map(fn ($name) => @file_put_contents(dirname(__DIR__) . '/' . $name, 'x') === 1, ['mark', 'storage/x']),
     'preloaded' => function_exists('preloaded'),
     'memory_limit' => ini_get('memory_limit'),
-    'secrets' => [@file_get_contents('/root/.profile'), is_readable('/proc/1/cmdline')],
+    'secrets' => [@file_get_contents(posix_getpwuid(0)['dir'] . '/.profile'), is_readable('/proc/1/cmdline')],
 ]);
 """
 SLOW = "<?php sleep(1); echo getenv('RELEASE');"
