@@ -65,7 +65,7 @@ def value_texts(values: Mapping[str, Any], required: Sequence[str], where: str) 
         )
     missing = sorted(key for key in required if values.get(key) in (None, ""))
     if missing:
-        raise LmsError(f"{where} needs {', '.join(missing)}. Set them in lms_environment.", missing=missing)
+        raise LmsError(f"{where} needs {', '.join(missing)}. Set them in lms_backend_environment.", missing=missing)
     return {key: value_text(key, values[key]) for key in sorted(values)}
 
 

@@ -120,7 +120,7 @@ def test_names_that_are_no_keys_are_refused(key: str) -> None:
 def test_required_keys_that_are_missing_or_empty_are_named() -> None:
     values = {"APP_ENV": "production", "APP_KEY": "", "DB_HOST": None, "DEBUG": False, "PORT": 0}
 
-    with pytest.raises(LmsError, match=r"\.env needs APP_KEY, DB_HOST, DB_PASSWORD\. Set them in lms_environment\.") as caught:
+    with pytest.raises(LmsError, match=r"\.env needs APP_KEY, DB_HOST, DB_PASSWORD\. Set them in lms_backend_environment\.") as caught:
         value_texts(values, ["DB_PASSWORD", "APP_ENV", "APP_KEY", "DB_HOST", "DEBUG", "PORT"], ".env")
 
     assert caught.value.details == {"missing": ["APP_KEY", "DB_HOST", "DB_PASSWORD"]}
