@@ -37,6 +37,18 @@ options:
       - The source, as a tar archive on the build host.
     type: path
     required: true
+  local_archive:
+    description:
+      - The same archive on the control host. It is sent where the build host has none at O(archive), and not in check mode.
+    type: path
+  delivered:
+    description:
+      - Where O(local_archive) has arrived on the build host. The control host sets it.
+    type: path
+  local_artifacts:
+    description:
+      - The directory in which the control host keeps artifacts. The result then says in RV(lacking) which ones are to be fetched.
+    type: path
   directory:
     description:
       - The directory for artifacts, dependencies and work. It is created where missing.
@@ -256,6 +268,7 @@ EXAMPLES = r"""
     name: backend
     source: backend at abc1234
     archive: /srv/lms/build/sources/4b825dc642cb6eb9a060e54bf8d69288fbee4904.tar
+    local_archive: ~/.cache/bitflow-lms/sources/4b825dc642cb6eb9a060e54bf8d69288fbee4904.tar
     directory: /srv/lms/build
     required: [artisan, composer.lock]
     fingerprint_extra:
@@ -350,6 +363,12 @@ artifacts:
       type: list
       elements: dict
       sample: [{argv: [pnpm, run, build], seconds: 19.8}]
+lacking:
+  description: Those of RV(artifacts) that are not in O(local_artifacts), or are there with other bytes. Empty in check mode.
+  returned: when O(local_artifacts) is given
+  type: list
+  elements: dict
+  sample: []
 artifact:
   description: RV(artifacts[].artifact) of the only artifact. Empty where there are several; so are the keys below that belong to one.
   returned: always
@@ -437,6 +456,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._artifact import (
     texts,
 )
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
+from ansible_collections.bitflow.lms.plugins.module_utils._files import write_atomically
 
 SECRET_LENGTH = 8
 
@@ -467,8 +487,13 @@ def run(workshop: Workshop, params: dict[str, Any], check_mode: bool, clock: Cal
     began = clock()
     build = build_from(params)
     archive = Path(params["archive"])
-    if check_mode and not archive.exists():
-        return result(build, [Provided(recipe.name, "", NOT_KNOWN, built=True) for recipe in build.recipes])
+    if not archive.exists():
+        if check_mode:
+            return result(build, [Provided(recipe.name, "", NOT_KNOWN, built=True) for recipe in build.recipes])
+        if params["delivered"]:
+            accept(Path(params["delivered"]), archive)
+        elif params["local_archive"]:
+            return {"changed": False, "archive_lacking": True}
     planned = workshop.inspect(build, archive)
     if check_mode:
         return result(build, workshop.look(build, planned))
@@ -478,12 +503,21 @@ def run(workshop: Workshop, params: dict[str, Any], check_mode: bool, clock: Cal
     return result(build, provided, steps, removed, round(clock() - began, 1))
 
 
+def accept(delivered: Path, archive: Path) -> None:
+    """Put a source archive that has arrived where it belongs; it has its name only when it is whole."""
+    archive.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    write_atomically(archive, delivered.read_bytes(), 0o640)
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
             "archive": {"type": "path", "required": True},
+            "local_archive": {"type": "path"},
+            "local_artifacts": {"type": "path"},
+            "delivered": {"type": "path"},
             "directory": {"type": "path", "required": True},
             "source": {"type": "str"},
             "fingerprint_extra": {"type": "raw"},

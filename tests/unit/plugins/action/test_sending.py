@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible.errors import AnsibleActionFail
-from ansible_collections.bitflow.lms.plugins.action import laravel_release, nextjs_release
+from ansible_collections.bitflow.lms.plugins.action import laravel_release, nextjs_release, release_artifact
 
 SHELL = SimpleNamespace(tmpdir=None, join_path=lambda *parts: "/".join(part.rstrip("/") for part in parts))
 
@@ -19,7 +21,10 @@ SHELL = SimpleNamespace(tmpdir=None, join_path=lambda *parts: "/".join(part.rstr
 class Sending:
     """A connection to a host that takes files, and a module there that says what it was asked."""
 
-    def __init__(self, plugin: Any, options: dict[str, Any], check_mode: bool = False, fails: bool = False) -> None:
+    def __init__(
+        self, plugin: Any, options: dict[str, Any], check_mode: bool = False, fails: bool = False, answers: Sequence[dict[str, Any]] = ()
+    ) -> None:
+        remaining = list(answers) or [{"changed": True}]
         self.files: dict[str, str] = {}
         self.asked: dict[str, Any] = {}
         task = SimpleNamespace(args=options, async_val=0, check_mode=check_mode, environment=None, action="bitflow.lms.some_release")
@@ -44,7 +49,7 @@ class Sending:
                 sending.asked, sending.seen = module_args, dict(sending.files)
                 if fails:
                     raise ConnectionError
-                return {"changed": True}
+                return remaining.pop(0)
 
         self.seen: dict[str, str] = {}
         self.action = Action(task, SimpleNamespace(_shell=SHELL), SimpleNamespace(), None, None, None)
@@ -96,3 +101,29 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(AnsibleActionFail, match=r"There is no file .*/none\.tar\.gz on the control host\. Build the artifact first\."):
         sending.action.run()
+
+
+LACKING = {"changed": False, "archive_lacking": True}
+BUILT = {"changed": True, "artifacts": [{"artifact": "/srv/build/backend-1.tar.gz", "sha256": sha256(b"built").hexdigest()}]}
+
+
+@pytest.mark.parametrize(("answers", "sent"), [([BUILT], {}), ([LACKING, BUILT], {"/tmp/of-the-task/source.tar": "source"})])
+def test_the_source_is_sent_where_the_build_host_lacks_it(tmp_path: Path, answers: list[dict[str, Any]], sent: dict[str, str]) -> None:
+    (tmp_path / "1.tar").write_text("source")
+    options = {"archive": "/srv/build/1.tar", "local_archive": str(tmp_path / "1.tar")}
+    sending = Sending(release_artifact, options, answers=answers)
+
+    assert sending.action.run() == BUILT
+    assert (sending.seen, sending.files) == (sent, {})
+    assert sending.asked == options | ({"delivered": "/tmp/of-the-task/source.tar"} if sent else {})
+
+
+@pytest.mark.parametrize(("here", "check_mode", "lacking"), [("built", False, 0), ("half", False, 1), (None, False, 1), (None, True, 0)])
+def test_what_the_control_host_lacks_is_told_by_its_bytes(tmp_path: Path, here: str | None, check_mode: bool, lacking: int) -> None:
+    if here:
+        (tmp_path / "backend-1.tar.gz").write_text(here)
+    options = {"archive": "/srv/build/1.tar", "local_artifacts": str(tmp_path)}
+
+    answer = Sending(release_artifact, options, check_mode, answers=[dict(BUILT)]).action.run()
+
+    assert answer["lacking"] == BUILT["artifacts"][:lacking]

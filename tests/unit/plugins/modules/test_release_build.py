@@ -55,6 +55,8 @@ def artifact(tmp_path: Path, archive: str, check_mode: bool = False, **values: A
         "name": "backend",
         "source": "backend at abc1234",
         "archive": archive,
+        "local_archive": None,
+        "delivered": None,
         "steps": [],
         "dependencies": [],
         "artifacts": None,
@@ -148,6 +150,19 @@ def test_check_mode_fresh_host_passes_without_a_source_archive(tmp_path: Path) -
     assert (result["changed"], result["artifact"], result["sha256"], result["summary"]) == (True, "", "", ["backend: would be built"])
     with pytest.raises(LmsError, match="is not on this host"):
         artifact(tmp_path, "/nowhere")
+
+
+def test_a_source_archive_that_is_not_there_is_asked_for_and_put_in_its_place(repository: Path, tmp_path: Path) -> None:
+    sent = source(repository, tmp_path)["archives"]["backend"]
+    archive = tmp_path / "build" / "sources" / "backend" / Path(sent).name
+    asked = artifact(tmp_path, str(archive), local_archive="/on/the/control/host.tar")
+
+    built = artifact(tmp_path, str(archive), local_archive="/on/the/control/host.tar", delivered=sent)
+
+    assert asked == {"changed": False, "archive_lacking": True}
+    assert (built["reused"], archive.read_bytes() == Path(sent).read_bytes(), archive.stat().st_mode & 0o777) == (False, True, 0o640)
+    with pytest.raises(LmsError, match=r"The source archive .*/none\.tar is not on this host"):
+        artifact(tmp_path, str(tmp_path / "none.tar"))
 
 
 def test_a_step_that_fails_fails_the_task_and_the_next_run_tries_again(repository: Path, tmp_path: Path) -> None:
