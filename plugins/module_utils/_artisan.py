@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._artisan_parsers impor
     parse_unknown_option,
     parse_version,
     parse_version_constant,
+    split_by_marks,
 )
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import CommandError, LmsError
 
@@ -57,6 +59,29 @@ TIMED_OUT = (124, 137)
 CANNOT_RUN = re.compile(r"failed to (run command|execute)")
 LINT_CHUNK = 400
 
+# Does for each command what the file artisan of an application does once. Before and after each it writes a mark to both streams.
+MANY_COMMANDS = """
+define('LARAVEL_START', microtime(true));
+require 'vendor/autoload.php';
+$application = require 'bootstrap/app.php';
+$kernel = $application->make(Illuminate\\Contracts\\Console\\Kernel::class);
+$mark = function (string $text) use ($argv) {
+    foreach ([STDOUT, STDERR] as $stream) {
+        fwrite($stream, "\\n" . $argv[1] . $text . "\\n");
+    }
+};
+foreach (array_slice($argv, 2) as $command) {
+    $mark("begin");
+    $input = new Symfony\\Component\\Console\\Input\\ArgvInput(['artisan', '--no-interaction', '--no-ansi', $command]);
+    $status = $kernel->handle($input, new Symfony\\Component\\Console\\Output\\ConsoleOutput());
+    $mark("end $status");
+    if ($status !== 0) {
+        break;
+    }
+}
+$kernel->terminate($input, $status);
+exit($status);
+"""
 
 # The configuration cache holds every secret of .env: what artisan writes is for its user and group alone.
 PRIVATE_UMASK = 0o027
@@ -151,18 +176,39 @@ class Artisan:
     def run(self, command: str, arguments: Sequence[str] = ()) -> CommandResult:
         """Run one command and return how it ended, whatever its status; only a timeout or a missing php raises."""
         argv = [self.php, "artisan", "--no-interaction", "--no-ansi", command, *arguments]
-        rc, stdout, stderr = self._execute(argv)
-        result = CommandResult(command, argv, rc, stdout, stderr)
-        if rc in TIMED_OUT:
+        return self._ended(CommandResult(command, argv, *self._execute(argv)))
+
+    def _ended(self, result: CommandResult) -> CommandResult:
+        """Return how a command ended, unless it was stopped or PHP could not be run."""
+        if result.rc in TIMED_OUT:
             raise CommandError(
-                f"artisan {command} did not end within {self.timeout} seconds and was stopped. Raise timeout, or find what it waits for.",
+                f"artisan {result.command} did not end within {self.timeout} seconds and was stopped. "
+                "Raise timeout, or find what it waits for.",
                 **result.as_details(),
             )
-        if rc in (126, 127) and CANNOT_RUN.search(stderr):
+        if result.rc in (126, 127) and CANNOT_RUN.search(result.stderr):
             raise CommandError(
                 f"php cannot be run as {self.php}. Set php to the name or path of PHP's command line.", **result.as_details()
             )
         return result
+
+    def starts_as_usual(self) -> bool:
+        """Say whether the release has what the file artisan of every Laravel application starts from."""
+        return all((self.directory / name).is_file() for name in ("vendor/autoload.php", "bootstrap/app.php"))
+
+    def run_together(self, commands: Sequence[str]) -> list[CommandResult]:
+        """Run commands one after the other in one start of Laravel, up to the first that fails; return those that began."""
+        mark = f"{secrets.token_hex(8)} "
+        rc, stdout, stderr = self._execute([self.php, "-r", MANY_COMMANDS, "--", mark, *commands], self.timeout * len(commands))
+        printed, complained = (split_by_marks(text, mark) for text in (stdout, stderr))
+        # PHP may not even have come to the first one.
+        begun = list(zip(printed, complained)) or [((None, stdout), (None, stderr))]
+        results = []
+        for number, (command, ((status, out), (_status, err))) in enumerate(zip(commands, begun), start=1):
+            argv = [self.php, "artisan", "--no-interaction", "--no-ansi", command]
+            ended = rc if status is None or number == len(begun) else status
+            results.append(self._ended(CommandResult(command, argv, ended, out, err)))
+        return results
 
     def expect(self, command: str, arguments: Sequence[str] = ()) -> CommandResult:
         """Run one command and raise when it fails."""
@@ -253,9 +299,9 @@ class Artisan:
             f"artisan in {self.directory} runs as root, but belongs to user id {owner}: set become_user, so that its files stay readable."
         )
 
-    def _execute(self, argv: list[str]) -> tuple[int, str, str]:
+    def _execute(self, argv: list[str], timeout: int = 0) -> tuple[int, str, str]:
         """Run a program in the release, stopped after the timeout."""
-        limited = [*self.prefix, "timeout", "--kill-after=10", str(self.timeout), *argv]
+        limited = [*self.prefix, "timeout", "--kill-after=10", str(timeout or self.timeout), *argv]
         return self.run_command(
             limited,
             cwd=str(self.directory),

@@ -58,6 +58,10 @@ class Step:
         return self.version_min is not None or self.version_max is not None
 
 
+# What Laravel's own optimize runs one after the other in one process. Each writes a file of its own, which shows whether it worked.
+TOGETHER = frozenset(Step(f"{cache}:cache") for cache in ("config", "event", "route", "view"))
+
+
 @dataclass
 class Report:
     """What came of the steps so far."""
@@ -164,8 +168,12 @@ def run_steps(artisan: Artisan, steps: Sequence[Step], check_mode: bool) -> dict
         report.warnings.append(warning)
     try:
         known = commands_for_check_mode(artisan, steps) if check_mode else None
-        for step in steps:
-            run_step(artisan, step, report, check_mode, known)
+        for batch in batches(steps):
+            if len(batch) > 1 and not check_mode and artisan.starts_as_usual():
+                run_together(artisan, batch, report)
+                continue
+            for step in batch:
+                run_step(artisan, step, report, check_mode, known)
     except LmsError as error:
         error.details = {**report.as_result(artisan.version()), **error.details}
         raise
@@ -198,7 +206,12 @@ def run_step(artisan: Artisan, step: Step, report: Report, check_mode: bool, kno
         report.add(step, None, would_change, reason=reason)
         return
 
-    result = artisan.run(step.command, step.arguments)
+    judge(artisan, step, before, artisan.run(step.command, step.arguments), report)
+
+
+def judge(artisan: Artisan, step: Step, before: Observation, result: CommandResult, report: Report) -> None:
+    """Record a step that ran; raise when it failed, or did not do what it says."""
+    effect = effect_of(step.command, artisan.directory, artisan.environment, artisan.lint)
     after = effect.observe() if effect else Observation()
     report.show(before, after.fingerprints)
     try:
@@ -214,6 +227,29 @@ def run_step(artisan: Artisan, step: Step, report: Report, check_mode: bool, kno
     if complaint:
         report.warnings.append(f"artisan {step.command} ended with status 0, but printed an error: {complaint.group('message')}")
     report.add(step, result, has_changed(step, result, before, after, effect is not None))
+
+
+def run_together(artisan: Artisan, steps: Sequence[Step], report: Report) -> None:
+    """Run steps in one start of Laravel, and judge each by what it left, as if it had run alone."""
+    effects = [effect_of(step.command, artisan.directory, artisan.environment, artisan.lint) for step in steps]
+    before = [effect.observe() if effect else Observation() for effect in effects]
+    results = artisan.run_together([step.command for step in steps])
+    for step, seen, result in zip(steps, before, results):
+        judge(artisan, step, seen, result, report)
+    # A command that ended PHP itself, and well, has kept the others from running.
+    for step in steps[len(results) :]:
+        run_step(artisan, step, report, check_mode=False, known=None)
+
+
+def batches(steps: Sequence[Step]) -> list[list[Step]]:
+    """Return the steps in their order, those that may share one start of Laravel together."""
+    found: list[list[Step]] = []
+    for step in steps:
+        if found and step in TOGETHER and found[-1][-1] in TOGETHER:
+            found[-1].append(step)
+        else:
+            found.append([step])
+    return found
 
 
 def has_changed(step: Step, result: CommandResult, before: Observation, after: Observation, effect_known: bool) -> bool:

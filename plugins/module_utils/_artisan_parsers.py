@@ -40,6 +40,16 @@ class SyntaxProblem:
     message: str
 
 
+def split_by_marks(text: str, mark: str) -> list[tuple[int | None, str]]:
+    """Return the status and the output of each command between its marks; one that did not come to its end has no status."""
+    found = []
+    for piece in text.split(f"\n{mark}begin\n")[1:]:
+        output, _mark, ending = piece.partition(f"\n{mark}end ")
+        status, _newline, rest = ending.partition("\n")
+        found.append((int(status) if status else None, output + rest))
+    return found
+
+
 def parse_version(text: str) -> str | None:
     """Return the version in the output of `artisan --version`."""
     match = VERSION_LINE.search(text)

@@ -52,9 +52,26 @@ class Laravel:
         if "-l" in argv:
             self.ran.append("php -l")
             return self.lint(argv[argv.index("-l") + 1 :])
-        command = argv[7]
+        if "-r" in argv:
+            mark, *commands = argv[argv.index("--") + 1 :]
+            return self.together(mark, commands)
+        return self.answer(argv[7])
+
+    def answer(self, command: str) -> tuple[int, str, str]:
         self.ran.append(command)
         return self.commands.get(command, lambda: GOOD)()
+
+    def together(self, mark: str, commands: list[str]) -> tuple[int, str, str]:
+        """Play the program that runs several commands in one process; one that has the status -1 ends the process well, at once."""
+        self.ran.append(f"{len(commands)} in one process")
+        printed, complained = "", ""
+        for command in commands:
+            status, stdout, stderr = self.answer(command)
+            printed += f"\n{mark}begin\n{stdout}" + (f"\n{mark}end {status}\n" if status in (0, 1) else "")
+            complained += f"\n{mark}begin\n{stderr}" + (f"\n{mark}end {status}\n" if status in (0, 1) else "")
+            if status:
+                return (max(status, 0), printed, complained)
+        return (0, printed, complained)
 
     def lint(self, names: list[str]) -> tuple[int, str, str]:
         broken = [name for name in names if "broken" in Path(name).read_text()]
@@ -105,6 +122,67 @@ def test_cache_is_a_change_only_when_its_content_differs(laravel: Laravel, comma
     assert first["diff"] == {"before": {name: "absent"}, "after": second["diff"]["before"]}
     assert (first["changed"], second["changed"]) == (True, False)
     assert second["diff"]["before"] == second["diff"]["after"]
+
+
+@pytest.fixture
+def usual(laravel: Laravel) -> Laravel:
+    """A Laravel that starts as usual, with commands that build their caches."""
+    (laravel.directory / "bootstrap/app.php").touch()
+    for command, name in CACHES:
+        laravel.commands[command] = laravel.writes(name, "<?php return 1;")
+    return laravel
+
+
+def test_caches_are_built_in_one_start_of_laravel_and_each_is_judged(usual: Laravel) -> None:
+    usual.commands["route:cache"] = lambda: GOOD
+
+    with pytest.raises(LmsError, match=r"route:cache ended with status 0, but bootstrap/cache/routes-v7\.php is not there") as caught:
+        usual.run("storage:link2", "config:cache", "event:cache", "route:cache")
+
+    assert usual.ran == ["storage:link2", "3 in one process", "config:cache", "event:cache", "route:cache"]
+    assert caught.value.details["results"][1:3] == [entry("config:cache", True), entry("event:cache", True)]
+
+
+def test_the_command_that_failed_among_several_is_named(usual: Laravel) -> None:
+    usual.commands["event:cache"] = lambda: (1, "", "\n  RuntimeException \n\n  No such listener  \n")
+
+    with pytest.raises(LmsError, match=r"artisan event:cache ended with status 1") as caught:
+        usual.run("config:cache", "event:cache", "route:cache")
+
+    assert usual.ran == ["3 in one process", "config:cache", "event:cache"]
+    assert [(result["command"], result["rc"]) for result in caught.value.details["results"]] == [("config:cache", 0), ("event:cache", 1)]
+
+
+def test_a_command_that_kills_the_process_is_named(usual: Laravel) -> None:
+    usual.commands["event:cache"] = lambda: (255, "PHP Fatal error:  Out of memory", "")
+
+    with pytest.raises(LmsError, match=r"artisan event:cache ended with status 255"):
+        usual.run("config:cache", "event:cache", "route:cache")
+
+
+def test_commands_after_one_that_ends_the_process_well_run_by_themselves(usual: Laravel) -> None:
+    write = usual.commands["config:cache"]
+    usual.commands["config:cache"] = lambda: (-1, *write()[1:])
+
+    usual.run("config:cache", "event:cache", "route:cache")
+
+    assert usual.ran == ["3 in one process", "config:cache", "event:cache", "route:cache"]
+
+
+def test_an_application_that_cannot_start_is_the_failure_of_the_first_command(usual: Laravel) -> None:
+    usual.together = lambda mark, commands: (255, "", "PHP Parse error: bootstrap/app.php")  # type: ignore[method-assign]
+
+    with pytest.raises(LmsError, match=r"artisan config:cache ended with status 255"):
+        usual.run("config:cache", "event:cache")
+
+
+def test_a_release_without_the_usual_start_runs_each_command_by_itself(laravel: Laravel) -> None:
+    for command, name in CACHES[:2]:
+        laravel.commands[command] = laravel.writes(name, "<?php return 1;")
+
+    laravel.run("config:cache", "event:cache")
+
+    assert laravel.ran == ["config:cache", "event:cache"]
 
 
 @pytest.mark.parametrize(("command", "name"), CACHES)

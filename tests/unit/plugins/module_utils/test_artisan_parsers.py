@@ -21,6 +21,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._artisan_parsers impor
     parse_unknown_option,
     parse_version,
     parse_version_constant,
+    split_by_marks,
     version_refusal,
 )
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
@@ -162,3 +163,9 @@ def test_compiled_view_names_its_template() -> None:
         == "/srv/a/resources/views/b.blade.php"
     )
     assert parse_blade_source("<p></p>") is None
+
+
+def test_marks_tell_which_command_printed_what_and_which_did_not_end() -> None:
+    text = "noise\nM begin\nfirst\n\nM end 0\n late\nM begin\nsecond"
+
+    assert split_by_marks(text, "M ") == [(0, "first\n late"), (None, "second")]
