@@ -68,6 +68,14 @@ def handshake(host, options):
     return host.run(f"openssl s_client -connect 127.0.0.1:443 -servername api.lms.test -brief {options} </dev/null")
 
 
+def accepted_ciphers(host):
+    """Return the ciphers of TLS 1.2 that a client may have, of all that its OpenSSL knows."""
+    known = host.check_output("openssl ciphers -s -tls1_2 ALL:COMPLEMENTOFALL:@SECLEVEL=0").split(":")
+    options = "-connect 127.0.0.1:443 -servername api.lms.test -tls1_2 </dev/null >/dev/null 2>&1"
+    script = f"for cipher in {' '.join(known)}; do openssl s_client -cipher $cipher:@SECLEVEL=0 {options} && echo $cipher; done; true"
+    return set(host.check_output(script).split())
+
+
 def start(host, name, address):
     """Start a server, unless it runs, and wait until it listens."""
     host.check_output(f"systemctl is-active {name} || systemd-run --collect --unit={name} python3 /srv/backend.py {name} {address}")
@@ -122,6 +130,20 @@ def test_http_leads_to_https_where_clients_see_it(host):
     assert (answer.status, answer.headers["location"]) == (301, "https://api.lms.test:8443/courses?page=2")
 
 
+def test_challenges_of_an_acme_server_are_answered_before_the_redirect(host):
+    host.check_output("mkdir -p /var/lib/lms-acme/.well-known/acme-challenge && cd /var/lib/lms-acme && echo secret > other")
+    host.check_output("echo token.thumbprint > /var/lib/lms-acme/.well-known/acme-challenge/token")
+    challenge = "/.well-known/acme-challenge"
+
+    answer = visit(host, f"{challenge}/token", scheme="http")
+
+    assert (answer.status, answer.body.strip(), answer.headers["content-type"]) == (200, "token.thumbprint", "text/plain; charset=utf-8")
+    assert visit(host, f"{challenge}/unknown", scheme="http").status == 404
+    assert visit(host, "/other", scheme="http").status == 301
+    assert visit(host, f"{challenge}/../../other", scheme="http", options="--path-as-is").status == 301
+    assert curl(host, f"http://evil.example{challenge}/token").rc == 52
+
+
 @pytest.mark.parametrize(
     ("url", "options", "statuses"),
     [
@@ -149,6 +171,29 @@ def test_the_key_exchange_withstands_quantum_computers_where_openssl_can(host):
     capable = "OpenSSL 3.5" in host.check_output("openssl version")
 
     assert (handshake(host, "-groups X25519MLKEM768").rc == 0) == capable
+
+
+def test_the_intermediate_profile_offers_what_mozilla_lists_and_nothing_more(host):
+    assert accepted_ciphers(host) == {
+        "ECDHE-ECDSA-AES128-GCM-SHA256",
+        "ECDHE-ECDSA-AES256-GCM-SHA384",
+        "ECDHE-ECDSA-CHACHA20-POLY1305",
+    }
+    curves = ["X25519", "P-256", "P-384", "X448", "P-521"]
+    assert [curve for curve in curves if handshake(host, f"-groups {curve}").rc == 0] == ["X25519", "P-256", "P-384"]
+
+
+def test_the_modern_profile_speaks_tls_1_3_alone(host):
+    once(host)
+    run = converge(host, load_balancer_tls_profile="modern")
+    tls = {version: handshake(host, f"-{version}").rc for version in ("tls1_2", "tls1_3")}
+    status = visit(host, "/").status
+    back = converge(host)
+
+    assert [run.returncode, back.returncode] == [0, 0], said(run) + said(back)
+    assert tls == {"tls1_2": 1, "tls1_3": 0}
+    assert status == 200
+    assert handshake(host, "-tls1_2").rc == 0
 
 
 def test_all_servers_get_requests(host):
