@@ -1,0 +1,38 @@
+"""How the tests talk to a server of either flavour."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PORT = 3307
+PASSWORD = 'it\'s a "test" \\'
+
+
+class Server:
+    """A server on a host, in the words of its flavour."""
+
+    def __init__(self, host: Any) -> None:
+        self.host = host
+        self.mariadb = "sid" not in host.backend.get_hostname()
+        self.service = "mariadb" if self.mariadb else "mysql"
+        self.client = "mariadb" if self.mariadb else "mysql"
+        self.configuration = "/etc/mysql/mariadb.conf.d/zz-lms.cnf" if self.mariadb else "/etc/mysql/mysql.conf.d/zz-lms.cnf"
+
+    def root(self, query: str, options: str = "--skip-column-names") -> str:
+        """Return what root on the host is answered over the socket."""
+        return str(self.host.check_output(f"{self.client} --batch {options} --execute=%s mysql", query))
+
+    def variable(self, name: str) -> str:
+        """Return a global variable of the running server."""
+        return self.root(f"SHOW GLOBAL VARIABLES WHERE Variable_name = '{name}'").partition("\t")[2]
+
+    def tcp(self, query: str, user: str = "lms", password: str = PASSWORD, database: str = "lms", options: str = "") -> Any:
+        """Run a query over TCP, the password not among the arguments of the client."""
+        command = (
+            f"MYSQL_PWD=%s {self.client} --host=127.0.0.1 --port={PORT} --user=%s --batch --skip-column-names {options} --execute=%s %s"
+        )
+        return self.host.run(command, password, user, query, database)
+
+    def started(self) -> str:
+        """Return when the server was started."""
+        return str(self.host.check_output(f"systemctl show --property=ExecMainStartTimestampMonotonic --value {self.service}"))
