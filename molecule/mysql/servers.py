@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from checks import apply_role
+
 PORT = 3307
 PASSWORD = 'it\'s a "test" \\'
 
@@ -32,6 +34,11 @@ class Server:
             f"MYSQL_PWD=%s {self.client} --host=127.0.0.1 --port={PORT} --user=%s --batch --skip-column-names {options} --execute=%s %s"
         )
         return self.host.run(command, password, user, query, database)
+
+    def apply(self, tasks: str, **variables: Any) -> Any:
+        """Apply some tasks of the role with other variables. Only what follows from the facts of the host is not known."""
+        cache = int(self.variable("innodb_buffer_pool_size")) // 1024**2
+        return apply_role(self.host, "mysql", tasks=tasks, __mysql_cache_megabytes=cache, **variables)
 
     def started(self) -> str:
         """Return when the server was started."""
