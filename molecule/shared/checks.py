@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,43 @@ def converge(host: Any, **variables: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["ansible-playbook", *arguments, f"--extra-vars={json.dumps(variables)}"], capture_output=True, text=True, check=False
     )
+
+
+def address_of(host: Any) -> str:
+    """Return the address at which the machine that runs the tests reaches the host."""
+    return str(host.check_output("hostname --ip-address"))
+
+
+def over_ssh(host: Any, key: Path, user: str) -> dict[str, Any]:
+    """Return the variables with which Ansible comes to the host over SSH, as to a real one."""
+    return {
+        "ansible_connection": "ssh",
+        "ansible_host": address_of(host),
+        "ansible_user": user,
+        "ansible_ssh_private_key_file": str(key),
+        "ansible_ssh_common_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
+        "ansible_control_path_dir": str(key.parent),
+    }
+
+
+def play(host: Any, role: str, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+    """Apply a role to the host with options of ansible-playbook, as a play of its own."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yml") as playbook:
+        json.dump([{"name": "Apply the role", "hosts": "all", "roles": [f"bitflow.lms.{role}"]}], playbook)
+        playbook.flush()
+        inventory = f"--inventory={os.environ['MOLECULE_INVENTORY_FILE']}"
+        limit = f"--limit={host.backend.get_hostname()}"
+        command = ["ansible-playbook", playbook.name, inventory, limit, f"--extra-vars={json.dumps(variables)}", *options]
+        # What is out of reach is to be found so at once.
+        environment = {**os.environ, "ANSIBLE_TIMEOUT": "3", "ANSIBLE_SSH_RETRIES": "0"}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def new_key(directory: Path) -> Path:
+    """Make a key to log in with, and return the path of its private half."""
+    key = directory / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", key], check=True)
+    return key
 
 
 def said(run: subprocess.CompletedProcess[str]) -> str:
