@@ -182,7 +182,8 @@ def test_the_kernels_parameters_are_set_at_the_next_boot(host):
         ({"base_sysctl": {"kernel.no_such_thing": 1}}, "does not have: kernel.no_such_thing.", "/etc/sysctl.d/90-lms.conf"),
         ({"base_users": [{"name": "anna", "sudo": ["ALL=(ALL NOPASSWD"]}]}, "syntax error", "/etc/sudoers.d/lms"),
         ({"base_ssh_key_exchanges": ["rot13"]}, "rot13", SSH_SETTINGS),
-        ({"base_fail2ban_ban_time": "%(nothing)s"}, "failed to validate", "/etc/fail2ban/jail.local"),
+        ({"base_fail2ban_ban_time": "soon"}, 'base_fail2ban_ban_time is "soon". It is a number', "/etc/fail2ban/jail.local"),
+        ({"base_fail2ban_ignored_addresses": ["%(nothing)s"]}, "failed to validate", "/etc/fail2ban/jail.local"),
         ({"base_upgrades_excluded": ['"; }; }']}, "failed to validate", "/etc/apt/apt.conf.d/90lms-upgrades"),
         (
             {"base_journal_max_size": "plenty"},
