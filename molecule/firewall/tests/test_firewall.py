@@ -22,7 +22,7 @@ LISTENER = """
 import asyncio, sys
 async def main():
     for port in sys.argv[1:]:
-        await asyncio.start_server(lambda reader, writer: writer.close(), "::", int(port))
+        await asyncio.start_server(lambda reader, writer: writer.close(), None, int(port))
     await asyncio.sleep(3600)
 asyncio.run(main())
 """
@@ -68,7 +68,7 @@ def reaches(host, port, timeout=1.0):
     """Say whether the machine that runs the tests can connect to the host."""
     try:
         socket.create_connection((address_of(host), port), timeout=timeout).close()
-    except TimeoutError:
+    except OSError:
         return False
     return True
 
@@ -99,6 +99,7 @@ def services(host):
 @pytest.fixture(scope="module")
 def neighbour(host):
     """Return a function that visits addresses from another host."""
+    host.run("systemctl stop listener-of-neighbour")
     host.check_output("sh -c %s", NEIGHBOURHOOD)
     start(host, "listener-of-neighbour", "ip netns exec server " + shlex.join(["python3", "-c", LISTENER, *PORTS]))
 
