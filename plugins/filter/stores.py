@@ -40,7 +40,7 @@ def redis_instances(instances: list[Data], common: Data, memory: float) -> list[
     chosen = instances or [{}]
     names = [instance.get("name", "") for instance in chosen]
     _refuse_names("redis_instances", [name for name in names if name])
-    _refuse_twice("redis_instances", "port", [int(instance.get("port", common["port"])) for instance in chosen])
+    _refuse_twice("redis_instances", "port", [int({**common, **instance}["port"]) for instance in chosen])
     share = float(common["memory_share"])
     if not 0 < share <= 1:
         raise AnsibleFilterError(f"redis_memory_share is {share:g}. It is a part of the host's memory, above 0 and at most 1.")
@@ -116,7 +116,9 @@ def redis_cluster(nodes: list[Data], answers: list[str]) -> Data:
     strangers = [node for node, count in zip(nodes, counts) if members and count == 1]
     view = next((answer for answer, count in zip(answers, counts) if count > 1), "")
     addresses = [_address(node) for node in strangers]
-    lost = [node["id"] for node in CLUSTER_NODE.finditer(view) if "fail" in node["flags"].split(",") and node["address"] in addresses]
+    failed = [node for node in CLUSTER_NODE.finditer(view) if "fail" in node["flags"].split(",")]
+    # As soon as another node answers at its address, the one that was there has none.
+    lost = [node["id"] for node in failed if "noaddr" in node["flags"].split(",") or node["address"] in addresses]
     silent = [_address(node) for node, count in zip(nodes, counts) if not count]
     return {"members": members, "strangers": strangers, "silent": silent, "lost": lost}
 

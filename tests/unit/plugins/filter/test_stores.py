@@ -234,6 +234,12 @@ def test_a_node_without_its_disk_is_a_stranger_and_what_it_was_is_lost():
     }
 
 
+def test_what_has_no_address_any_more_is_lost():
+    line = f"{'a' * 40} :0@0 slave,fail,noaddr {'b' * 40} 1795797258825 1795797256507 2 disconnected"
+
+    assert redis_cluster([node(7001)], [cluster_answer(7, line)])["lost"] == ["a" * 40]
+
+
 def test_a_node_that_may_only_be_slow_is_not_forgotten():
     answers = [cluster_answer(2, f"{'a' * 40} 192.0.2.1:7002@17002,name master,fail? - 1 1 2 connected"), cluster_answer(1)]
 
