@@ -60,8 +60,11 @@ print(len(right), len(wrong), wrong[:1])
 """
 
 
-def issue(host, **variables):
-    return apply_role(host, "certificate", "issue", **variables)
+def issue(host, *options, **variables):
+    """Request what is missing."""
+    inventory, role = os.environ["MOLECULE_INVENTORY_FILE"], "name=bitflow.lms.certificate tasks_from=issue"
+    command = ["ansible", host.backend.get_hostname(), f"--inventory={inventory}", "--module-name=include_role", f"--args={role}"]
+    return subprocess.run([*command, f"--extra-vars={json.dumps(variables)}", *options], capture_output=True, text=True, check=False)
 
 
 def provision(host, *options, **variables):
@@ -123,11 +126,11 @@ def test_the_key_is_readable_for_those_who_were_named(host):
 
 
 def test_challenges_are_answered_and_all_else_is_redirected(host):
-    ask = "curl --silent --output /dev/null --write-out '%{http_code} %{redirect_url}' http://web.lms.test"
+    ask = "curl --silent --output /dev/null --write-out '%{http_code}%{redirect_url}' http://web.lms.test"
 
     assert host.check_output(f"{ask}/.well-known/acme-challenge/probe") == "200"
     assert host.check_output(f"{ask}/.well-known/acme-challenge/unknown") == "404"
-    assert host.check_output(f"{ask}/courses?page=2") == "301 https://web.lms.test/courses?page=2"
+    assert host.check_output(f"{ask}/courses?page=2") == "301https://web.lms.test/courses?page=2"
 
 
 def test_the_timer_that_renews_is_on(host):
@@ -265,7 +268,7 @@ def test_other_names_are_requested_and_check_mode_says_so_alone(host):
     before = serial(host)
     more = [{**WEB, "names": [*WEB["names"], "late.lms.test"]}]
 
-    planned = provision(host, "--check", certificate_list=more)
+    planned = issue(host, "--check", certificate_list=more)
     kept = serial(host)
     run = issue(host, certificate_list=more)
 
@@ -285,12 +288,12 @@ def test_a_rehearsal_is_replaced_by_the_real_certificate_and_not_the_other_way_r
     file = host.file(f"{FOLDER}/rehearsal/fullchain.pem")
 
     prepared, staged, first = apply_role(host, "certificate", **rehearsal), issue(host, **staging), file.sha256sum
-    planned = provision(host, "--check", **rehearsal)
+    planned = issue(host, "--check", **rehearsal)
     real, second = issue(host, **rehearsal), file.sha256sum
     refused, third = issue(host, **staging), file.sha256sum
-    back = provision(host)
+    apply_role(host, "certificate")
 
-    assert [run.returncode for run in (prepared, staged, real, refused, back)] == [0, 0, 0, 2, 0], said(staged) + said(real) + said(refused)
+    assert [run.returncode for run in (prepared, staged, real, refused)] == [0, 0, 0, 2], said(staged) + said(real) + said(refused)
     assert (
         "would be requested from https://acme.lms.test:14000/dir: the one that certbot has comes from https://staging.lms.test:14000/dir."
     ) in said(planned)
@@ -367,7 +370,7 @@ def test_a_request_that_fails_leaves_what_is_served_and_says_why(host, name, tro
         ),
         (
             {"certificate_acme_staging": True},
-            "certificate_acme_staging asks for the staging server of Let's Encrypt, and certificate_acme_directory_url names "
+            "certificate_acme_staging stands for the staging server of letsencrypt.org, and certificate_acme_directory_url names "
             "https://acme.lms.test:14000/dir. Set one of the two.",
         ),
     ],
