@@ -29,7 +29,7 @@ def roles(host, name="two"):
     """Return each healthy node's role, as another node sees them."""
     found = {}
     for line in ask(host, name, "cluster", "nodes").splitlines():
-        _, address, flags, *_ = line.split()
+        _number, address, flags, *_others = line.split()
         if "fail" not in flags:
             found[int(address.split("@")[0].split(":")[1])] = "master" if "master" in flags else "slave"
     return {node: found[port] for node, port in NODES.items() if port in found}

@@ -126,7 +126,7 @@ def test_a_replica_takes_over_when_the_primary_is_killed(host, flavour, failed_o
 
 
 def test_the_old_primary_comes_back_as_a_replica(host, flavour, failed_over):
-    before, _ = failed_over
+    before, _after = failed_over
 
     host.check_output(f"systemctl start {flavour}-server@{before}")
 
@@ -147,7 +147,7 @@ def test_a_second_run_neither_undoes_the_failover_nor_changes_anything(host, fla
 
 
 def test_a_changed_setting_restarts_all_and_the_failover_still_stands(host, flavour, failed_over):
-    before, _ = failed_over
+    before, _after = failed_over
 
     run = converge(host, redis_settings={"maxclients": 400})
 

@@ -1,3 +1,4 @@
+#!/bin/sh
 # Say what keeps PostgreSQL from using a certificate: check_certificate CERTIFICATE KEY, as the user postgres.
 set -eu
 for file in "$@"; do

@@ -1,3 +1,4 @@
+#!/bin/sh
 # Check a file of pgBouncer before it lands. pgBouncer reads it, and then refuses to run as root: that far it must come.
 set -eu
 candidate=$(mktemp)

@@ -1,3 +1,4 @@
+#!/bin/sh
 # Check a file of Redis before it lands: check USER MODE PROGRAM FILE, with MODE one of server, sentinel and users.
 # The user is the one that Redis runs as, so that a certificate it may not read is found too.
 set -eu
