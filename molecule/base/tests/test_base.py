@@ -14,6 +14,17 @@ from checks import access_to, address_of, converge, new_key, once, over_ssh, pla
 
 SSH_SETTINGS = "/etc/ssh/sshd_config.d/00-lms.conf"
 POLICIES = {"bookworm": "Hardened Debian 12 (version 3)", "trixie": "Hardened Debian 13 (version 1)"}
+# Leaves out what a test of users and the SSH server does not need. A run is quick then.
+LOGINS_ALONE = {
+    "base_timezone": "",
+    "base_time_service": "",
+    "base_locale": "",
+    "base_upgrades_enabled": False,
+    "base_fail2ban_enabled": False,
+    "base_sysctl_enabled": False,
+    "base_journal_enabled": False,
+    "base_logrotate_enabled": False,
+}
 # The one pure Python package, at the version whose policies are named above.
 SSH_AUDIT = "ssh-audit==3.9.0"
 
@@ -46,7 +57,7 @@ def users(host, key):
         {"name": "anna", "authorized_keys": [public], "sudo": ["ALL=(ALL:ALL) NOPASSWD: ALL"]},
         {"name": "ben", "authorized_keys": [public], "groups": ["adm"]},
     ]
-    run = converge(host, base_users=users)
+    run = converge(host, **LOGINS_ALONE, base_users=users)
     assert run.returncode == 0, said(run)
     host.check_output("mkdir -p -m 700 /root/.ssh && echo %s > /root/.ssh/authorized_keys", public)
     return users
@@ -56,7 +67,7 @@ def users(host, key):
 def as_before(host, users):
     """Bring the settings of the SSH server back after the test."""
     yield
-    run = converge(host, base_users=users)
+    run = converge(host, **LOGINS_ALONE, base_users=users)
     assert run.returncode == 0, said(run)
 
 
@@ -106,9 +117,10 @@ def test_root_and_passwords_do_not_get_in(host, key, users):
 
 
 def test_a_key_that_is_not_listed_any_more_goes(host, key, users, as_before, tmp_path):
+    once(host)
     other = new_key(tmp_path).with_suffix(".pub").read_text().strip()
 
-    run = converge(host, base_users=[users[0], users[1] | {"authorized_keys": [other]}])
+    run = converge(host, **LOGINS_ALONE, base_users=[users[0], users[1] | {"authorized_keys": [other]}])
 
     assert run.returncode == 0, said(run)
     assert log_in(host, key, "ben", "true").returncode == 255
@@ -182,12 +194,28 @@ def test_the_kernels_parameters_are_set_at_the_next_boot(host):
 @pytest.mark.parametrize(
     ("variables", "message", "file"),
     [
-        ({"base_sysctl": {"kernel.no_such_thing": 1}}, "does not have: kernel.no_such_thing.", "/etc/sysctl.d/90-lms.conf"),
+        (
+            {"base_sysctl_enabled": True, "base_sysctl": {"kernel.no_such_thing": 1}},
+            "does not have: kernel.no_such_thing.",
+            "/etc/sysctl.d/90-lms.conf",
+        ),
         ({"base_users": [{"name": "anna", "sudo": ["ALL=(ALL NOPASSWD"]}]}, "syntax error", "/etc/sudoers.d/lms"),
         ({"base_ssh_key_exchanges": ["rot13"]}, "rot13", SSH_SETTINGS),
-        ({"base_fail2ban_ban_time": "soon"}, 'base_fail2ban_ban_time is "soon". It is a number', "/etc/fail2ban/jail.local"),
-        ({"base_fail2ban_ignored_addresses": ["%(nothing)s"]}, "failed to validate", "/etc/fail2ban/jail.local"),
-        ({"base_upgrades_excluded": ['"; }; }']}, "failed to validate", "/etc/apt/apt.conf.d/90lms-upgrades"),
+        (
+            {"base_fail2ban_enabled": True, "base_fail2ban_ban_time": "soon"},
+            'base_fail2ban_ban_time is "soon". It is a number',
+            "/etc/fail2ban/jail.local",
+        ),
+        (
+            {"base_fail2ban_enabled": True, "base_fail2ban_ignored_addresses": ["%(nothing)s"]},
+            "failed to validate",
+            "/etc/fail2ban/jail.local",
+        ),
+        (
+            {"base_upgrades_enabled": True, "base_upgrades_excluded": ['"; }; }']},
+            "failed to validate",
+            "/etc/apt/apt.conf.d/90lms-upgrades",
+        ),
         (
             {"base_journal_max_size": "plenty"},
             'base_journal_max_size is "plenty". It is a number with',
@@ -201,7 +229,7 @@ def test_a_value_that_would_break_a_service_does_not_land(host, key, users, vari
     once(host)
     before = host.check_output("cat %s", file)
 
-    run = play(host, "base", "--tags=base_configure", **{"base_users": users, **variables})
+    run = play(host, "base", "--tags=base_configure", **{**LOGINS_ALONE, "base_users": users, **variables})
 
     assert run.returncode != 0
     assert message in said(run)
@@ -211,7 +239,7 @@ def test_a_value_that_would_break_a_service_does_not_land(host, key, users, vari
 
 
 def test_a_reload_that_was_lost_is_made_good_by_the_next_run(host, key, users, as_before):
-    variables = {"base_users": users, "base_ssh_key_exchanges": ["curve25519-sha256"]}
+    variables = LOGINS_ALONE | {"base_users": users, "base_ssh_key_exchanges": ["curve25519-sha256"]}
     new, old = ["-o", "KexAlgorithms=curve25519-sha256"], ["-o", "KexAlgorithms=sntrup761x25519-sha512@openssh.com"]
 
     # As if the control host had died between the file and the reload.
@@ -226,10 +254,12 @@ def test_a_reload_that_was_lost_is_made_good_by_the_next_run(host, key, users, a
 
 
 def test_a_run_that_would_take_away_its_own_login_is_refused(host, key, users, as_before):
-    assert converge(host, base_users=users, base_ssh_root_login_allowed=True).returncode == 0
+    once(host)
+    variables = LOGINS_ALONE | {"base_users": users}
+    assert converge(host, **variables, base_ssh_root_login_allowed=True).returncode == 0
     settings = host.check_output("cat %s", SSH_SETTINGS)
 
-    refused = play(host, "base", **over_ssh(host, key, "root"), base_users=users)
+    refused = play(host, "base", **over_ssh(host, key, "root"), **variables)
 
     assert refused.returncode != 0
     assert "Ansible logs in as root, which base_ssh_root_login_allowed does not allow. The next run could not log in." in said(refused)
@@ -237,7 +267,7 @@ def test_a_run_that_would_take_away_its_own_login_is_refused(host, key, users, a
     assert log_in(host, key, "root", "true").returncode == 0
 
     # With the guard off it does what was feared.
-    applied = play(host, "base", **over_ssh(host, key, "root"), base_users=users, base_ssh_lockout_allowed=True)
+    applied = play(host, "base", **over_ssh(host, key, "root"), **variables, base_ssh_lockout_allowed=True)
     assert applied.returncode == 0, said(applied)
     assert log_in(host, key, "root", "true").returncode == 255
 
@@ -249,11 +279,15 @@ def test_a_user_with_a_key_can_apply_the_role_over_ssh(host, key, users):
     assert "changed=0" in said(run)
 
 
-def test_the_part_that_is_left_out_leaves_its_files_alone(host, users, as_before):
-    host.check_output("rm /etc/sysctl.d/90-lms.conf /etc/logrotate.conf")
+def test_the_parts_that_are_left_out_leave_their_files_alone(host, users):
+    files = ["/etc/sysctl.d/90-lms.conf", "/etc/logrotate.conf", "/etc/fail2ban/jail.local", "/etc/apt/apt.conf.d/90lms-upgrades"]
+    host.check_output("mkdir /root/aside && mv %s %s %s %s /root/aside", *files)
 
-    run = converge(host, base_users=users, base_sysctl_enabled=False, base_logrotate_enabled=False)
+    run = converge(host, **LOGINS_ALONE, base_users=users)
+    written = [file for file in files if host.file(file).exists]
+    for file in files:
+        host.check_output("mv /root/aside/%s %s", file.rpartition("/")[2], file)
+    host.check_output("rmdir /root/aside")
 
     assert run.returncode == 0, said(run)
-    assert not host.file("/etc/sysctl.d/90-lms.conf").exists
-    assert not host.file("/etc/logrotate.conf").exists
+    assert written == []
