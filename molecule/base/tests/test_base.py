@@ -59,7 +59,7 @@ def users(host, key):
     ]
     run = converge(host, **LOGINS_ALONE, base_users=users)
     assert run.returncode == 0, said(run)
-    host.check_output("mkdir -p -m 700 /root/.ssh && echo %s > /root/.ssh/authorized_keys", public)
+    host.check_output("mkdir -p -m 700 ~/.ssh && echo %s > ~/.ssh/authorized_keys", public)
     return users
 
 
@@ -281,13 +281,13 @@ def test_a_user_with_a_key_can_apply_the_role_over_ssh(host, key, users):
 
 def test_the_parts_that_are_left_out_leave_their_files_alone(host, users):
     files = ["/etc/sysctl.d/90-lms.conf", "/etc/logrotate.conf", "/etc/fail2ban/jail.local", "/etc/apt/apt.conf.d/90lms-upgrades"]
-    host.check_output("mkdir /root/aside && mv %s %s %s %s /root/aside", *files)
+    host.check_output("mkdir /var/tmp/aside && mv %s %s %s %s /var/tmp/aside", *files)
 
     run = converge(host, **LOGINS_ALONE, base_users=users)
     written = [file for file in files if host.file(file).exists]
     for file in files:
-        host.check_output("mv /root/aside/%s %s", file.rpartition("/")[2], file)
-    host.check_output("rmdir /root/aside")
+        host.check_output("mv /var/tmp/aside/%s %s", file.rpartition("/")[2], file)
+    host.check_output("rmdir /var/tmp/aside")
 
     assert run.returncode == 0, said(run)
     assert written == []

@@ -115,7 +115,7 @@ def key(host, tmp_path_factory):
     """A key that lets the machine that runs the tests in as root."""
     key = new_key(tmp_path_factory.mktemp("ssh"))
     public = key.with_suffix(".pub").read_text().strip()
-    host.check_output("mkdir -p -m 700 /root/.ssh && echo %s > /root/.ssh/authorized_keys", public)
+    host.check_output("mkdir -p -m 700 ~/.ssh && echo %s > ~/.ssh/authorized_keys", public)
     return key
 
 

@@ -208,13 +208,13 @@ def test_a_setting_that_the_server_would_not_take_is_refused_before_it_lands(ser
 
 
 def test_without_the_guard_the_server_does_not_start(server, host, once_a_flavour):
-    host.check_output("cp --preserve %s /root/good.cnf", server.configuration)
+    host.check_output("cp --preserve %s /var/tmp/good.cnf", server.configuration)
     host.check_output("echo 'innodb_flush_method = FAST' >> %s", server.configuration)
     try:
         assert host.run(f"systemctl restart {server.service}").rc != 0
         assert server.tcp("SELECT 1").rc != 0
     finally:
-        host.check_output("cp --preserve /root/good.cnf %s", server.configuration)
+        host.check_output("cp --preserve /var/tmp/good.cnf %s", server.configuration)
         host.check_output(f"systemctl reset-failed {server.service}; systemctl restart {server.service}")
     assert server.tcp("SELECT 1").stdout == "1\n"
 

@@ -20,7 +20,7 @@ import http.server
 class Chat(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        with open("/root/chat", "ab") as file:
+        with open("/run/chat", "ab") as file:
             file.write(self.path.encode() + b" " + body + b"\\n")
         self.send_response(200)
         self.end_headers()
@@ -116,9 +116,9 @@ def test_the_seeds_configuration_is_part_of_what_runs(host):
 
 @pytest.mark.parametrize("rules", RULES, ids=lambda path: path.stem)
 def test_the_rules_say_what_they_are_for(host, rules):
-    host.check_output("printf %%s %s > /root/rules.yml", rules.read_text())
+    host.check_output("printf %%s %s > /run/rules.yml", rules.read_text())
 
-    result = host.run("promtool test rules /root/rules.yml")
+    result = host.run("promtool test rules /run/rules.yml")
 
     assert result.rc == 0, result.stdout
 
@@ -131,9 +131,9 @@ def test_the_rules_on_the_host_are_judged(host):
 
 
 def test_an_alert_reaches_the_chat(host):
-    assert eventually(lambda: host.file("/root/chat").exists, 90), host.check_output("journalctl -u prometheus-alertmanager -n 20")
+    assert eventually(lambda: host.file("/run/chat").exists, 90), host.check_output("journalctl -u prometheus-alertmanager -n 20")
 
-    path, body = host.file("/root/chat").content_string.splitlines()[0].split(" ", 1)
+    path, body = host.file("/run/chat").content_string.splitlines()[0].split(" ", 1)
     attachment = json.loads(body)["attachments"][0]
     assert path == "/secret-of-the-chat"
     assert attachment["title"] == "Firing: Trial"
@@ -198,10 +198,10 @@ def test_a_changed_configuration_is_taken_over_without_a_restart(host):
 
 def test_a_run_that_was_cut_off_is_made_good_by_the_next(host):
     before = process(host, "prometheus")
-    edit = 'cd /etc/prometheus && cp --preserve prometheus.yml /root && sed -i \'s/"test"/"old"/\' prometheus.yml'
+    edit = 'cd /etc/prometheus && cp --preserve prometheus.yml /var/tmp && sed -i \'s/"test"/"old"/\' prometheus.yml'
     host.check_output(f"{edit} && systemctl reload prometheus")
     assert eventually(lambda: "environment: old" in configuration(host))
-    host.check_output("cp --preserve=mode,ownership /root/prometheus.yml /etc/prometheus/prometheus.yml")
+    host.check_output("cp --preserve=mode,ownership /var/tmp/prometheus.yml /etc/prometheus/prometheus.yml")
 
     run = apply_role(host, "prometheus", tasks="service")
 
@@ -214,7 +214,7 @@ def test_arguments_that_were_not_taken_over_are_by_the_next_run(host):
     file = "/etc/systemd/system/prometheus-alertmanager.service.d/lms.conf"
     before = process(host, "prometheus"), process(host, "prometheus-alertmanager")
     reload = "systemctl daemon-reload && systemctl restart prometheus-alertmanager"
-    host.check_output(f"mv {file} /root/lms.conf && {reload} && mv /root/lms.conf {file}")
+    host.check_output(f"mv {file} /var/tmp/lms.conf && {reload} && mv /var/tmp/lms.conf {file}")
 
     run = apply_role(host, "prometheus", tasks="service")
 
@@ -246,12 +246,12 @@ def test_what_a_service_would_not_understand_does_not_land(host, variables, mess
 
 def test_without_the_guard_such_a_configuration_ends_prometheus(host):
     once(host)
-    host.check_output("cd /etc/prometheus && cp --preserve prometheus.yml /root && sed -i 's/15s/often/' prometheus.yml")
+    host.check_output("cd /etc/prometheus && cp --preserve prometheus.yml /var/tmp && sed -i 's/15s/often/' prometheus.yml")
     try:
         host.check_output("systemctl restart prometheus; sleep 3")
         assert host.run("curl --silent --fail http://127.0.0.1:9090/-/ready").rc == 7
     finally:
-        host.check_output("cp --preserve /root/prometheus.yml /etc/prometheus/ && systemctl restart prometheus")
+        host.check_output("cp --preserve /var/tmp/prometheus.yml /etc/prometheus/ && systemctl restart prometheus")
     assert eventually(lambda: "environment: test" in host.run(f"curl --silent --user '{LOGIN}' localhost:9090/api/v1/status/config").stdout)
 
 

@@ -229,7 +229,7 @@ def test_a_sandbox_that_systemd_has_not_read_is_made_good_by_the_next_run(host):
     once(host)
     file = "/etc/systemd/system/prometheus-node-exporter.service.d/lms.conf"
     reload = "systemctl daemon-reload && systemctl restart prometheus-node-exporter"
-    host.check_output(f"mv {file} /root/lms.conf && {reload} && mv /root/lms.conf {file}")
+    host.check_output(f"mv {file} /var/tmp/lms.conf && {reload} && mv /var/tmp/lms.conf {file}")
 
     run = apply_role(host, "prometheus_exporter", tasks="service")
 
@@ -304,10 +304,10 @@ def test_an_occupied_port_is_named(host):
     once(host)
     host.check_output("systemd-run --collect --unit=squatter python3 -m http.server --bind 127.0.0.1 9200 && sleep 1")
     file = environment_of(host, "node")
-    host.check_output(f"cp --preserve {file} /root/environment")
+    host.check_output(f"cp --preserve {file} /var/tmp/environment")
 
     run = apply_role(host, "prometheus_exporter", prometheus_exporter_list=[{"name": "node", "port": 9200}])
-    host.check_output(f"systemctl stop squatter && cp --preserve /root/environment {file}")
+    host.check_output(f"systemctl stop squatter && cp --preserve /var/tmp/environment {file}")
     back = converge(host)
 
     assert run.returncode != 0
