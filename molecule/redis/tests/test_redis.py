@@ -162,14 +162,12 @@ def test_users_that_are_not_understood_are_refused_by_name_and_do_not_land(host)
 
 def test_a_certificate_that_redis_may_not_read_is_refused_before_it_lands(host):
     before = checksums(host), process(host)
-    host.check_output(
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=lms.test -out /etc/ssl/private/lms.pem -keyout /etc/ssl/private/lms.key 2>/dev/null"
-    )
+    # A folder of root alone.
+    request = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=lms.test -out lms.pem -keyout lms.key"
+    host.check_output(f"cd /etc/ssl/private && {request} 2>/dev/null")
+    certificate, key = "/etc/ssl/private/lms.pem", "/etc/ssl/private/lms.key"
 
-    run = converge(
-        host,
-        redis_tls={"certificate": "/etc/ssl/private/lms.pem", "key": "/etc/ssl/private/lms.key", "authority": "/etc/ssl/private/lms.pem"},
-    )
+    run = converge(host, redis_tls={"certificate": certificate, "key": key, "authority": certificate})
 
     assert "Failed to configure TLS" in said(run)
     assert (checksums(host), process(host)) == before
