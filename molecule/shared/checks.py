@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,45 @@ def converge(host: Any, **variables: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["ansible-playbook", *arguments, f"--extra-vars={json.dumps(variables)}"], capture_output=True, text=True, check=False
     )
+
+
+@dataclass
+class Answer:
+    """How a run of a role ended for one of several cases: what was said of its failure, empty without one, and what it changed."""
+
+    failure: str
+    changed: int
+
+
+def answers(host: Any, role: str, cases: dict[str, dict[str, Any]], tasks: str = "main") -> dict[str, Answer]:
+    """Apply a role to the host for each case, in one run, and return how each ended.
+
+    A case has a name, and the variables by which it differs from the scenario. All run beside each other on the same host, so they are for
+    what is refused.
+    """
+    there = {"ansible_connection": "community.docker.docker", "ansible_host": host.backend.get_hostname()}
+    inventory = {"cases": {"hosts": {name: {**there, **variables} for name, variables in cases.items()}}}
+    play = {"hosts": "cases", "tasks": [{"include_role": {"name": f"bitflow.lms.{role}", "tasks_from": tasks}}]}
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "cases.json").write_text(json.dumps(inventory))
+        Path(folder, "play.json").write_text(json.dumps([play]))
+        inventories = [f"--inventory={os.environ['MOLECULE_INVENTORY_FILE']}", f"--inventory={folder}/cases.json"]
+        environment = {**os.environ, "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
+        command = ["ansible-playbook", *inventories, f"{folder}/play.json"]
+        run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    report = json.JSONDecoder().raw_decode(run.stdout[run.stdout.index("{") :])[0]
+    results = [task["hosts"] for play in report["plays"] for task in play["tasks"]]
+    failures = {name: [result[name] for result in results if result.get(name, {}).get("failed")] for name in cases}
+    return {name: Answer(" ".join(texts(failures[name])), report["stats"][name]["changed"]) for name in cases}
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Yield every text within a value, each in one line."""
+    if isinstance(value, str):
+        yield " ".join(value.split())
+    elif isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from texts(item)
 
 
 def address_of(host: Any) -> str:
