@@ -16,7 +16,7 @@ PLAYBOOKS = ROOT / "playbooks"
 PLAYBOOK = f"""
 - hosts: localhost
   gather_facts: false
-  vars_files: [{PLAYBOOKS}/roles/wiring/vars/main.yml]
+  roles: [{PLAYBOOKS}/roles/wiring]
   tasks:
     - name: Let somebody else be first
       bitflow.lms.deploy_lock:

@@ -23,7 +23,7 @@ PLAYBOOK = f"""
 - hosts: backend
   gather_facts: false
   any_errors_fatal: true
-  vars_files: [{PLAYBOOKS}/roles/wiring/vars/main.yml, {PLAYBOOKS}/roles/report/vars/main.yml]
+  roles: [{PLAYBOOKS}/roles/wiring, {PLAYBOOKS}/roles/report]
   tasks:
     - name: Note the release before
       ansible.builtin.set_fact:
