@@ -37,7 +37,7 @@ step() {
 
 # Make the tools' environment the one that the script runs in.
 use_tools() {
-    PATH="$tools/bin:$PATH"
+    PATH="$project/molecule/shared/bin:$tools/bin:$PATH"
     ANSIBLE_CONFIG="$project/ansible.cfg"
     ANSIBLE_COLLECTIONS_PATH="$project/collections"
     export PATH ANSIBLE_CONFIG ANSIBLE_COLLECTIONS_PATH
