@@ -10,13 +10,22 @@ import subprocess
 import time
 
 import pytest
-from checks import access_to, address_of, apply_role, new_key, over_ssh, play, said, service_is_up
+from checks import access_to, address_of, answers, apply_role, new_key, once, over_ssh, play, said, service_is_up
 
 SSH = {"name": "ssh", "ports": ["22"]}
 WEB = {"name": "web", "ports": ["8001"]}
 # The last one is not listed.
 PORTS = ["8001", "8002", "8003", "8004", "8009"]
 
+# Lets nobody in.
+SHUT = """table inet lms
+delete table inet lms
+table inet lms {
+    chain input {
+        type filter hook input priority filter; policy drop;
+    }
+}
+"""
 # Answers every TCP connection, of IPv4 and IPv6.
 LISTENER = """
 import asyncio, sys
@@ -77,6 +86,11 @@ def start(host, unit, command):
     host.check_output(f"systemctl is-active {unit} || systemd-run --collect --unit={unit} {command}")
 
 
+def way_back(host):
+    """Say whether the host would still take its former ruleset back."""
+    return host.run("systemctl is-active lms-firewall-way-back.timer lms-firewall-way-back.service").rc == 0
+
+
 def wait_until(condition, seconds=20):
     end = time.monotonic() + seconds
     while not condition():
@@ -127,16 +141,6 @@ def apply(host, key):
         return play(host, "firewall", **over_ssh(host, key, "root"), **variables)
 
     return apply
-
-
-@pytest.fixture
-def as_before(host):
-    """Bring the scenario's ruleset back after the test, and return what it was."""
-    before = loaded(host), written(host)
-    yield before
-    restored = apply_role(host, "firewall")
-    assert restored.returncode == 0, said(restored)
-    assert (loaded(host), written(host)) == before
 
 
 def test_a_listed_service_is_reached_and_no_other(host):
@@ -196,7 +200,30 @@ def test_stopping_the_service_leaves_the_tables_of_others(host):
     host.check_output("nft delete table ip somebody_elses")
 
 
-def test_a_rule_that_was_removed_by_hand_is_shown_and_comes_back(host, as_before):
+# From here on tests change the ruleset, and start with the one that the test before them left.
+def test_what_cannot_be_is_refused_before_the_first_change(host, key):
+    once(host)
+    before = loaded(host), written(host)
+    by_ssh = over_ssh(host, key, "root")
+    shut_out = "firewall_services does not let Ansible in: it connects from"
+    refused = {
+        "port": ({"firewall_services": [SSH | {"ports": ["70000"]}]}, "The service ssh of the firewall has the port '70000'"),
+        "rate": ({"firewall_services": [SSH | {"rate_limit": f"{10**40}/minute"}]}, "Could not use the ruleset"),
+        "no_ssh": ({"firewall_services": [WEB], **by_ssh}, shut_out),
+        "no_source": ({"firewall_services": [SSH | {"sources": ["192.0.2.0/24"]}], **by_ssh}, shut_out),
+    }
+
+    answer = answers(host, "firewall", {name: variables for name, (variables, _message) in refused.items()})
+
+    for name, (_variables, message) in refused.items():
+        assert message in answer[name].failure
+        assert answer[name].changed == 0
+    assert (loaded(host), written(host)) == before
+
+
+def test_a_rule_that_was_removed_by_hand_is_shown_and_comes_back(host):
+    once(host)
+    before = loaded(host)
     rules = json.loads(host.check_output("nft --json list chain inet lms input"))["nftables"]
     handle = next(item["rule"]["handle"] for item in rules if item.get("rule", {}).get("comment") == "web")
     host.check_output("nft delete rule inet lms input handle %s", str(handle))
@@ -210,39 +237,50 @@ def test_a_rule_that_was_removed_by_hand_is_shown_and_comes_back(host, as_before
     assert '+ tcp dport { 8001, 8010-8012 } accept comment "web"' in said(planned)
     assert still_closed
     assert reaches(host, 8001)
-    assert loaded(host) == as_before[0]
+    assert loaded(host) == before
 
 
-def test_a_value_that_makes_no_ruleset_does_not_land(host):
+def load_and_be_killed(host, seconds):
+    """Load another ruleset without ever confirming it, as a run whose control host dies."""
+    arguments = json.dumps({"content": SHUT, "confirm_timeout": seconds})
+    inventory = os.environ["MOLECULE_INVENTORY_FILE"]
+    command = ["ansible", host.backend.get_hostname(), f"--inventory={inventory}", "-m", "bitflow.lms.nftables_ruleset", "-a", arguments]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, said(run)
+
+
+def test_what_nobody_confirmed_goes_by_itself(host):
+    once(host)
     before = loaded(host), written(host)
 
-    by_the_role = apply_role(host, "firewall", firewall_services=[SSH | {"ports": ["70000"]}])
-    by_nft = apply_role(host, "firewall", firewall_services=[SSH | {"rate_limit": f"{10**40}/minute"}])
+    load_and_be_killed(host, 5)
+    shut = not reaches(host, 8001)
 
-    assert "The service ssh of the firewall has the port '70000'" in said(by_the_role)
-    assert "Could not use the ruleset" in said(by_nft)
-    assert (loaded(host), written(host)) == before
+    wait_until(lambda: loaded(host) == before[0])
+    assert shut
     assert reaches(host, 8001)
+    assert written(host) == before[1]
 
 
-def test_a_new_ruleset_is_confirmed_over_ssh(host, apply, as_before):
-    run = apply(firewall_services=[SSH, WEB], firewall_confirm_timeout=30)
+def test_what_a_killed_run_loaded_is_mended_by_the_next(host):
+    once(host)
+    before = loaded(host), written(host)
+    load_and_be_killed(host, 600)
+
+    run = apply_role(host, "firewall")
+
+    assert run.returncode == 0, said(run)
+    assert (loaded(host), written(host)) == before
+    assert not way_back(host)
+
+
+def test_a_new_ruleset_is_confirmed_over_ssh(host, apply):
+    run = apply(firewall_services=[SSH, WEB])
 
     assert run.returncode == 0, said(run)
     assert '8001 accept comment "web"' in loaded(host)
     assert "dport { 8001 }" in written(host)
-    assert host.run("systemctl is-active lms-firewall-way-back.timer").rc != 0
-
-
-def test_a_ruleset_that_shuts_ansible_out_is_refused(host, apply):
-    before = loaded(host), written(host)
-
-    for services in ([WEB], [SSH | {"sources": ["192.0.2.0/24"]}]):
-        run = apply(firewall_services=services)
-        assert run.returncode != 0
-        assert "firewall_services does not let Ansible in: it connects from" in said(run)
-
-    assert (loaded(host), written(host)) == before
+    assert not way_back(host)
 
 
 def test_the_host_that_shut_ansible_out_takes_its_former_ruleset_back(host, apply):
@@ -256,53 +294,23 @@ def test_the_host_that_shut_ansible_out_takes_its_former_ruleset_back(host, appl
     assert (loaded(host), written(host)) == before
 
 
-def test_without_the_way_back_such_a_host_stays_shut(host, apply, as_before):
+def test_without_the_way_back_such_a_host_stays_shut(host, apply):
+    assert reaches(host, 22)
+
     apply(firewall_services=[WEB], firewall_lockout_allowed=True, firewall_confirm_timeout=0)
 
-    time.sleep(6)
-
+    assert not way_back(host)
     assert not reaches(host, 22)
+    assert 'comment "ssh"' not in loaded(host)
     assert 'comment "ssh"' not in written(host)
-
-
-def load_and_be_killed(host, seconds):
-    """Load another ruleset without ever confirming it, as a run whose control host dies."""
-    chain = "chain input { type filter hook input priority filter; policy drop; }"
-    content = f"table inet lms\ndelete table inet lms\ntable inet lms {{ {chain} }}\n"
-    arguments = json.dumps({"content": content, "confirm_timeout": seconds})
-    inventory = os.environ["MOLECULE_INVENTORY_FILE"]
-    command = ["ansible", host.backend.get_hostname(), f"--inventory={inventory}", "-m", "bitflow.lms.nftables_ruleset", "-a", arguments]
-    subprocess.run(command, check=True, capture_output=True)
-
-
-def test_what_nobody_confirmed_goes_by_itself(host):
-    before = loaded(host), written(host)
-
-    load_and_be_killed(host, 3)
-    shut = not reaches(host, 8001)
-
-    wait_until(lambda: loaded(host) == before[0])
-    assert shut
-    assert reaches(host, 8001)
-    assert written(host) == before[1]
-
-
-def test_what_a_killed_run_loaded_is_mended_by_the_next(host):
-    before = loaded(host), written(host)
-    load_and_be_killed(host, 600)
-
-    run = apply_role(host, "firewall")
-
-    assert run.returncode == 0, said(run)
-    assert (loaded(host), written(host)) == before
-    assert host.run("systemctl is-active lms-firewall-way-back.timer").rc != 0
 
 
 # The last one: what the other tests need on the host is gone then.
 def test_a_reboot_brings_the_ruleset_back(host):
     before = loaded(host)
 
-    subprocess.run(["docker", "restart", "--time=20", host.backend.get_hostname()], check=True, capture_output=True)
+    # As after a loss of power.
+    subprocess.run(["docker", "restart", "--time=0", host.backend.get_hostname()], check=True, capture_output=True)
     wait_until(lambda: host.run("systemctl is-system-running").stdout.strip() in {"running", "degraded"}, 60)
 
     assert loaded(host) == before != ""
