@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Callable
+
+from ansible_collections.bitflow.lms.plugins.filter.monitoring import socket_address
 
 Frontend = dict[str, Any]
 
@@ -93,6 +96,32 @@ def database_access(addresses: list[str], database: str, user: str) -> list[dict
     ]
 
 
+def host_exporters(exporters: list[dict[str, Any]], groups: list[str]) -> list[dict[str, Any]]:
+    """Return the exporters of a host in the groups, as the role prometheus_exporter takes them."""
+    return [{"name": exporter["name"], **exporter.get("settings", {})} for exporter in exporters if set(exporter["groups"]) & set(groups)]
+
+
+def exporter_jobs(
+    exporters: list[dict[str, Any]], groups: Mapping[str, list[str]], hosts: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return what Prometheus reads: each exporter of every host that has it, at the host's address. One that no host has is left out."""
+    jobs = []
+    for exporter in exporters:
+        names = sorted({host for group in exporter["groups"] for host in groups.get(group, [])})
+        targets = [socket_address(hosts[name]["lms_address"], int(exporter["port"])) for name in names]
+        jobs += [{"name": exporter["name"], "targets": targets}] if targets else []
+    return jobs
+
+
+def host_services(services: list[dict[str, Any]], groups: list[str]) -> list[dict[str, Any]]:
+    """Return what a host in the groups lets in, as the role firewall takes it. What nobody may reach is left out."""
+    return [
+        {"name": service["name"], "ports": service["ports"], "sources": sorted(set(service["sources"]))}
+        for service in services
+        if set(service["groups"]) & set(groups) and service["ports"] and service["sources"]
+    ]
+
+
 class FilterModule:
     """The collection's wiring filters."""
 
@@ -103,6 +132,9 @@ class FilterModule:
             "frontend_artifact": frontend_artifact,
             "frontend_artifacts": frontend_artifacts,
             "frontend_sites": frontend_sites,
+            "exporter_jobs": exporter_jobs,
+            "host_exporters": host_exporters,
+            "host_services": host_services,
             "public_sites": public_sites,
             "upstreams": upstreams,
         }

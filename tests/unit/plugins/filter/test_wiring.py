@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from ansible_collections.bitflow.lms.plugins.filter.wiring import (
     database_access,
+    exporter_jobs,
     frontend_artifact,
     frontend_artifacts,
     frontend_sites,
+    host_exporters,
+    host_services,
     public_sites,
     upstreams,
 )
@@ -74,3 +77,34 @@ def test_each_front_end_is_an_artifact_of_its_own():
         "collect": frontend_artifact(FRONTENDS[:1]),
     }
     assert admin["name"] == "frontend-admin"
+
+
+EXPORTERS = [
+    {"name": "node", "port": 9100, "groups": ["backend", "cache", "monitoring"]},
+    {"name": "redis", "port": "9121", "groups": ["cache"], "settings": {"password": "secret"}},
+    {"name": "blackbox", "port": 9115, "groups": ["monitoring"]},
+]
+
+
+def test_a_host_has_the_exporters_of_its_groups():
+    assert host_exporters(EXPORTERS, ["cache", "database"]) == [{"name": "node"}, {"name": "redis", "password": "secret"}]
+
+
+def test_every_host_is_read_once_and_what_no_host_has_is_not_read():
+    hosts = {"one": {"lms_address": "192.0.2.1"}, "two": {"lms_address": "2001:db8::2"}}
+
+    assert exporter_jobs(EXPORTERS, {"backend": ["two", "one"], "cache": ["one"], "monitoring": []}, hosts) == [
+        {"name": "node", "targets": ["192.0.2.1:9100", "[2001:db8::2]:9100"]},
+        {"name": "redis", "targets": ["192.0.2.1:9121"]},
+    ]
+
+
+def test_a_host_lets_in_what_its_groups_are_for_and_nothing_that_nobody_may_reach():
+    services = [
+        {"name": "redis", "ports": ["6379"], "groups": ["cache"], "sources": ["192.0.2.2", "192.0.2.1", "192.0.2.2"]},
+        {"name": "web", "ports": ["443"], "groups": ["loadbalancer"], "sources": ["0.0.0.0/0"]},
+        {"name": "exporters", "ports": ["9100"], "groups": ["cache"], "sources": []},
+        {"name": "frontends", "ports": [], "groups": ["cache"], "sources": ["192.0.2.1"]},
+    ]
+
+    assert host_services(services, ["cache"]) == [{"name": "redis", "ports": ["6379"], "sources": ["192.0.2.1", "192.0.2.2"]}]
