@@ -70,8 +70,10 @@ def _phpfpm(exporter: dict[str, Any], _directory: str) -> tuple[list[str], dict[
 
 
 def _postgres(exporter: dict[str, Any], _directory: str) -> tuple[list[str], dict[str, str]]:
+    """Queries of one's own are given by a variable and not by an argument: versions that know no such queries ignore it."""
     password = {"PGPASSWORD": exporter["password"]} if exporter.get("password") else {}
-    return [], {"DATA_SOURCE_NAME": exporter["target"], **password}
+    queries = {"PG_EXPORTER_EXTEND_QUERY_PATH": "/etc/prometheus/postgres-exporter.yml"}
+    return [], {"DATA_SOURCE_NAME": exporter["target"], **queries, **password}
 
 
 def _redis(exporter: dict[str, Any], _directory: str) -> tuple[list[str], dict[str, str]]:

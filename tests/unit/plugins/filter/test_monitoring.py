@@ -16,6 +16,7 @@ from ansible_collections.bitflow.lms.plugins.filter.monitoring import (
 )
 
 SECRETS = "/etc/prometheus/secrets"
+QUERIES = {"PG_EXPORTER_EXTEND_QUERY_PATH": "/etc/prometheus/postgres-exporter.yml"}
 # The scrape configuration of the documents that this product implements.
 SEED = """
 global:
@@ -90,11 +91,11 @@ def test_a_shell_reads_the_same_value():
         ),
         (
             exporter("postgres", target="host=/run/postgresql"),
-            {"ARGS": "--web.listen-address=127.0.0.1:9000", "DATA_SOURCE_NAME": "host=/run/postgresql"},
+            {"ARGS": "--web.listen-address=127.0.0.1:9000", "DATA_SOURCE_NAME": "host=/run/postgresql", **QUERIES},
         ),
         (
             exporter("postgres", target="host=192.0.2.1", password="p w"),
-            {"ARGS": "--web.listen-address=127.0.0.1:9000", "DATA_SOURCE_NAME": "host=192.0.2.1", "PGPASSWORD": "p w"},
+            {"ARGS": "--web.listen-address=127.0.0.1:9000", "DATA_SOURCE_NAME": "host=192.0.2.1", "PGPASSWORD": "p w", **QUERIES},
         ),
         (
             exporter("mysqld", target="/run/mysqld/mysqld.sock", username="prometheus"),
