@@ -1,4 +1,4 @@
-"""What an operator notices of a replica, for both flavours."""
+"""What an operator notices of a replica, for both flavours. It is promoted at the end."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import time
 
 import pytest
 import testinfra
-from checks import converge, said
-from servers import PORT, Server
+from checks import said
+from servers import PORT, SOURCES, Server
 
-testinfra_hosts = ["lms-mysql-trixie-replica", "lms-mysql-sid-replica"]
+testinfra_hosts = list(SOURCES)
+
+ALL = [{"database": "own", "privileges": ["ALL"]}]
 
 
 @pytest.fixture
@@ -18,9 +20,8 @@ def replica(host):
 
 
 @pytest.fixture
-def source(host):
-    name = host.backend.get_hostname().removesuffix("-replica")
-    return Server(testinfra.get_host(f"docker://{name}"))
+def source(replica):
+    return Server(testinfra.get_host(f"docker://{SOURCES[replica.name]}"))
 
 
 def arrives(replica, query, wanted):
@@ -49,34 +50,46 @@ def test_it_replicates_by_global_transaction_identifiers(replica):
     assert ("Using_Gtid: Slave_Pos" if replica.mariadb else "Auto_Position: 1") in status
 
 
-def test_the_password_of_replication_is_in_no_log(host, replica):
-    log = host.check_output("cat %s", f"/var/lib/mysql/{replica.variable('general_log_file').rpartition('/')[2]}")
+def test_the_password_of_replication_is_in_no_log(replica):
+    log = replica.log()
 
     assert "SHOW REPLICA STATUS" in log
     assert "for 'replicas'" not in log.replace("\\'", "'")
 
 
-def test_a_replica_that_stopped_is_started_and_catches_up(host, replica, source):
+def test_a_replica_that_stopped_is_started_and_catches_up(replica, source):
     replica.root("STOP REPLICA")
     source.tcp("INSERT INTO replicated VALUES ('second')")
 
-    run = converge(host)
+    run = replica.apply("replica")
 
-    assert run.returncode == 0, run.stdout
+    assert run.returncode == 0, said(run)
     assert arrives(replica, "SELECT count(*) FROM replicated", "2\n")
 
 
-def test_a_source_that_does_not_let_it_in_is_named_with_the_reason(host, replica):
-    run = converge(host, mysql_replica_of={"host": "source", "port": PORT, "user": "nobody", "password": "a canary's song"})
+def test_a_source_that_does_not_let_it_in_is_named_with_the_reason(replica, source):
+    run = replica.apply("replica", mysql_replica_of={"host": "source", "port": PORT, "user": "nobody", "password": "a canary's song"})
 
     assert "does not replicate source: " in said(run)
     assert "Access denied for user 'nobody'" in said(run).replace("\\'", "'").replace("''", "'")
     assert "canary" not in said(run)
 
-    assert converge(host).returncode == 0
+    # With the right credentials it goes on where it was.
+    source.tcp("INSERT INTO replicated VALUES ('third')")
+    mended = replica.apply("replica")
+    assert mended.returncode == 0, said(mended)
+    assert arrives(replica, "SELECT count(*) FROM replicated", "3\n")
 
 
-def test_the_number_of_a_source_is_refused_for_a_replica(host):
-    run = converge(host, mysql_server_id=1)
+# The tests of changes go on with what this one leaves.
+def test_a_promoted_replica_has_databases_and_users_of_its_own(replica):
+    replica.root("STOP REPLICA; RESET REPLICA ALL")
 
-    assert "mysql_server_id is 1, as it is on every server that is given none" in said(run)
+    run = replica.converge(
+        mysql_databases=[{"name": "own"}], mysql_users=[{"name": "own", "hosts": ["localhost"], "password": "a third test", "grants": ALL}]
+    )
+
+    assert run.returncode == 0, said(run)
+    assert replica.tcp("CREATE TABLE mine (at text)", "own", "a third test", "own").rc == 0
+    assert replica.tcp("SELECT count(*) FROM replicated").stdout == "3\n"
+    assert replica.root("SHOW REPLICA STATUS") == ""
