@@ -63,6 +63,14 @@ def test_the_settings_of_postgresql_are_lines_of_a_name_and_a_quoted_value(platf
     assert "shared_buffers = '1000MB'" in lines
 
 
+def test_pgbouncer_comes_in_for_the_pooled_databases_and_users_alone():
+    users = [{"name": "lms", "password": "test"}, {"name": "all", "password": "test"}, {"name": "peer"}]
+    databases = [{"name": "lms", "owner": "lms"}, {"name": "reports", "owner": "lms"}]
+    role = Role("postgresql", "trixie", postgresql_pgbouncer_enabled=True, postgresql_users=users, postgresql_databases=databases)
+
+    assert 'host "lms","reports" "lms","all" 127.0.0.1/32 scram-sha-256' in role.file("pg_hba.conf.j2").splitlines()
+
+
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_redis_has_the_packages_and_units_of_the_distribution(platform):
     role = Role("redis", platform, redis_sentinels=[{}])
