@@ -13,7 +13,8 @@ from ansible_collections.bitflow.lms.plugins.module_utils._deploy_metrics import
 ROOT = Path(__file__).parents[2]
 RULES = sorted(ROOT.glob("roles/prometheus/files/rules/*.yml"))
 DASHBOARDS = sorted(ROOT.glob("roles/prometheus/files/dashboards/*.json"))
-# Names of metrics that the exporters told on test hosts, by distribution.
+# Names of metrics that the exporters told on the hosts of the Molecule scenarios, by distribution. Redis and MariaDB were replicas that
+# followed a primary, a queue had jobs, nginx had visitors, and blackbox visited an address over TLS.
 EXPOSED = sorted(Path(__file__).parent.glob("metrics/*"))
 # Whatever makes backups writes these. docs/monitoring.md says so.
 BACKUPS = {"lms_backup_last_success_timestamp_seconds", "lms_backup_last_verified_timestamp_seconds"}
