@@ -7,7 +7,8 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,25 @@ def access_to(host: Any, path: str) -> tuple[str, str, str]:
     """Return a path's owner, group and mode, the mode in octal digits."""
     file = host.file(path)
     return file.user, file.group, f"{file.mode:04o}"
+
+
+def process(host: Any, unit: str) -> str:
+    """Return the number of the unit's process, 0 while it does not run."""
+    return str(host.check_output("systemctl show --property=MainPID --value %s", unit))
+
+
+def exposure(host: Any, *units: str) -> dict[str, float]:
+    """Return how exposed systemd finds each unit, between 0 and 10."""
+    told = host.check_output(f"systemd-analyze security --no-pager {' '.join(units)}")
+    return {unit: float(figure) for unit, figure in re.findall(r"Overall exposure level for (\S+): ([0-9.]+)", told)}
+
+
+def eventually(question: Callable[[], bool], seconds: float = 30) -> bool:
+    """Ask until the answer is true, and say whether it ever was."""
+    end = time.monotonic() + seconds
+    while not (answer := question()) and time.monotonic() < end:
+        time.sleep(0.3)
+    return answer
 
 
 # The smallest FastCGI client: one request, then the answer's body. It ends with an error when the connection breaks.
