@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
-from checks import access_to, apply_role, once, said
+from checks import access_to, answers, apply_role, once, said
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -86,17 +84,6 @@ def make(tmp_path_factory):
     return make
 
 
-def offer(host, offers, folder):
-    """Offer each certificate to the role, as if to a host of its own, and return what the role says."""
-    address = {"ansible_connection": "community.docker.docker", "ansible_host": host.backend.get_hostname()}
-    hosts = {label: {**address, "certificate_list": [offered]} for label, offered in offers.items()}
-    inventory = folder / "inventory.json"
-    inventory.write_text(json.dumps({"all": {"hosts": hosts}}))
-    role = "name=bitflow.lms.certificate tasks_from=configure.yml"
-    command = ["ansible", "all", f"--inventory={inventory}", "--module-name=include_role", f"--args={role}"]
-    return said(subprocess.run(command, capture_output=True, text=True, check=False))
-
-
 def test_a_client_that_has_the_authority_verifies_the_names(host):
     assert [verifies(host, name) for name in [*NAMES, "evil.example"]] == [True, True, False]
 
@@ -118,35 +105,6 @@ def test_no_browser_minds_how_long_it_is_valid(host):
     assert host.run(f"openssl x509 -in {FOLDER}/lms/fullchain.pem -noout -checkend {360 * 86400}").rc == 0
 
 
-def test_changed_names_are_signed_and_read_by_the_service_also_after_a_run_that_was_cut_off(host, consumer):
-    more = [signed([*NAMES, "admin.lms.test"])]
-
-    run = apply_role(host, "certificate", certificate_list=more)
-
-    assert run.returncode == 0, said(run)
-    assert verifies(host, "admin.lms.test")
-    assert reloads(host) == "1"
-
-    # As if that run had been cut off between the certificate and the reload.
-    host.check_output(f"touch {FOLDER}/lms/fullchain.pem")
-    apply_role(host, "certificate", certificate_list=more)
-
-    assert reloads(host) == "2"
-
-
-def test_a_certificate_that_runs_out_is_renewed_with_the_key_it_had(host):
-    once(host)
-    before, key = serial(host), host.file(f"{FOLDER}/lms/privkey.pem").sha256sum
-
-    run = apply_role(host, "certificate", certificate_renew_before=366)
-
-    assert run.returncode == 0, said(run)
-    assert serial(host) != before
-    assert host.file(f"{FOLDER}/lms/privkey.pem").sha256sum == key
-    # A service that does not run is left alone.
-    assert host.run("systemctl is-active consumer").stdout.strip() == "inactive"
-
-
 def test_what_cannot_serve_is_refused_and_the_host_keeps_what_it_has(host, make, tmp_path):
     once(host)
     tmp_path.joinpath("rubbish.pem").write_text("rubbish")
@@ -158,34 +116,65 @@ def test_what_cannot_serve_is_refused_and_the_host_keeps_what_it_has(host, make,
         "locked": make("locked", passphrase=b"secret"),
         "rubbish": make("good") | {"certificate": str(tmp_path / "rubbish.pem")},
     }
-    before = serial(host)
+    program = "/etc/letsencrypt/renewal-hooks/deploy/lms-certificates"
+    before, written = serial(host), host.file(program).sha256sum
+    cases = {label: {"part": "given", "__certificate": offered} for label, offered in offers.items()}
+    # A service whose name breaks the program that follows a renewal.
+    cases["quoted"] = {
+        "part": "certbot",
+        "certificate_list": [{"name": "web", "names": ["web.lms.test"], "source": "acme"}],
+        "certificate_reload_services": ["nginx'"],
+    }
 
-    answer = offer(host, offers, tmp_path)
+    found = answers(host, "certificate", cases, tasks="{{ part }}")
 
-    def certificate(label):
-        return offers[label]["certificate"]
+    files = {label: (offered["certificate"], offered["key"]) for label, offered in offers.items()}
+    faults = {
+        "expired": "{0} expired at ",
+        "early": "{0} is not valid before ",
+        "alien": "{1} does not belong to {0}. Give the key that the certificate",
+        "narrow": "{0} does not cover api.lms.test. Give one that does, or correct the option names.",
+        "locked": "{1} holds no private key that can be read. Give one in PEM form, without a passphrase.",
+        "rubbish": "{0} holds no certificate that can be read. Give one in PEM form.",
+    }
+    for label, fault in faults.items():
+        refused = "The certificate lms in certificate_list is refused, and the host keeps what it has: " + fault.format(*files[label])
+        assert refused in found[label].failure, found[label].failure
+    assert "failed to validate" in found["quoted"].failure
+    assert (serial(host), host.file(program).sha256sum) == (before, written)
 
-    def key(label):
-        return offers[label]["key"]
 
-    refused = "The certificate lms in certificate_list is refused, and the host keeps what it has:"
-    assert f"{refused} {certificate('expired')} expired at " in answer
-    assert f"{refused} {certificate('early')} is not valid before " in answer
-    assert f"{refused} {key('alien')} does not belong to {certificate('alien')}. Give the key that the certificate" in answer
-    assert f"{refused} {certificate('narrow')} does not cover api.lms.test. Give one that does, or correct the option names." in answer
-    assert f"{refused} {key('locked')} holds no private key that can be read. Give one in PEM form, without a passphrase." in answer
-    assert f"{refused} {certificate('rubbish')} holds no certificate that can be read. Give one in PEM form." in answer
-    assert serial(host) == before
-
-
-def test_what_can_serve_is_installed(host, make):
+def test_changed_names_and_given_files_are_read_by_the_service_also_after_a_run_that_was_cut_off(host, make, consumer):
     once(host)
-    given = make("wildcard", names=["*.lms.test"]) | {"group": "adm"}
+    given = make("wildcard", names=["*.api.lms.test"]) | {"name": "given", "names": ["v1.api.lms.test"], "group": "adm"}
+    listed = {"certificate_list": [signed([*NAMES, "admin.lms.test"]), given], "certificate_metrics_directory": ""}
 
-    run = apply_role(host, "certificate", certificate_list=[given])
+    run = apply_role(host, "certificate", **listed)
 
     assert run.returncode == 0, said(run)
-    assert host.file(f"{FOLDER}/lms/fullchain.pem").content_string == Path(given["certificate"]).read_text()
-    assert host.file(f"{FOLDER}/lms/privkey.pem").content_string == Path(given["key"]).read_text()
-    assert access_to(host, f"{FOLDER}/lms/privkey.pem") == ("root", "adm", "0640")
+    assert verifies(host, "admin.lms.test")
+    assert host.file(f"{FOLDER}/given/fullchain.pem").content_string == Path(given["certificate"]).read_text()
+    assert host.file(f"{FOLDER}/given/privkey.pem").content_string == Path(given["key"]).read_text()
+    assert access_to(host, f"{FOLDER}/given/privkey.pem") == ("root", "adm", "0640")
     assert "BEGIN PRIVATE KEY" not in run.stdout
+    assert reloads(host) == "1"
+
+    # As if that run had been cut off between the certificate and the reload.
+    host.check_output(f"touch {FOLDER}/lms/fullchain.pem")
+    apply_role(host, "certificate", tasks="service", **listed)
+
+    assert reloads(host) == "2"
+
+
+def test_a_certificate_that_runs_out_is_renewed_with_the_key_it_had(host):
+    once(host)
+    before, key = serial(host), host.file(f"{FOLDER}/lms/privkey.pem").sha256sum
+    ending = {"certificate_list": [signed(NAMES)], "certificate_metrics_directory": "", "certificate_renew_before": 366}
+
+    run = apply_role(host, "certificate", **ending)
+
+    assert run.returncode == 0, said(run)
+    assert serial(host) != before
+    assert host.file(f"{FOLDER}/lms/privkey.pem").sha256sum == key
+    # A service that does not run is left alone.
+    assert host.run("systemctl is-active consumer").stdout.strip() == "inactive"
