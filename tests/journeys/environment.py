@@ -343,13 +343,18 @@ class Environment:
 
     # The visitors
 
-    def ask(self, path: str, method: str = "GET", site: str = "api", **options: Any) -> Any:
-        """Ask the LMS through the load balancer and return the JSON of its answer."""
+    def answer(self, path: str, method: str = "GET", site: str = "api", **options: Any) -> urllib3.BaseHTTPResponse:
+        """Ask the LMS through the load balancer, as it is, and return the answer, whatever it is."""
         name = f"{site}.{DOMAIN}"
         with urllib3.HTTPSConnectionPool(
             "127.0.0.1", self.port, ca_certs=str(self.authority), server_hostname=name, assert_hostname=name, retries=False
         ) as pool:
-            answer = pool.request(method, path, headers={"Host": f"{name}:{self.port}", "Accept": "application/json"}, **options)
+            headers = {"Host": f"{name}:{self.port}", "Accept": "application/json"}
+            return pool.request(method, path, headers=headers, redirect=False, **options)
+
+    def ask(self, path: str, method: str = "GET", site: str = "api", **options: Any) -> Any:
+        """Ask the LMS through the load balancer and return the JSON of its answer."""
+        answer = self.answer(path, method, site, **options)
         assert answer.status in (200, 201), f"{method} {path}: {answer.status} {answer.data[:500]!r}"
         return answer.json()
 
