@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import time
-from pathlib import Path
 
 import pytest
-from checks import access_to, said
+from checks import access_to, address_of, apply_role, eventually, said
 from testinfra.utils.ansible_runner import AnsibleRunner
 
 INVENTORY = os.environ["MOLECULE_INVENTORY_FILE"]
 PASSWORD = 'it\'s: a \\ "test"'
-SERVICE = "postgresql@17-main"
-DATA = "/var/lib/postgresql/17/main"
+VERSION = "17"
+SERVICE = f"postgresql@{VERSION}-main"
+DATA = f"/var/lib/postgresql/{VERSION}/main"
 
 INSERT = "INSERT INTO lesson VALUES ('{}')"
 COUNT = "SELECT count(*) FROM lesson WHERE title = '{}'"
@@ -34,26 +31,16 @@ def administrator(host, query, database="postgres"):
     return host.check_output("runuser -u postgres -- psql --tuples-only --no-align -c %s %s", query, database)
 
 
-def provision(*options, **variables):
-    """Apply the role to both hosts once more, with other variables."""
-    playbook = str(Path(__file__).parents[1] / "converge.yml")
-    arguments = [playbook, f"--inventory={INVENTORY}", f"--extra-vars={json.dumps(variables)}", *options]
-    return subprocess.run(["ansible-playbook", *arguments], capture_output=True, text=True, check=False)
-
-
-def eventually(question, answer, seconds=30):
-    """Wait until the question has the answer."""
-    end = time.monotonic() + seconds
-    while (last := question()) != answer and time.monotonic() < end:
-        time.sleep(0.5)
-    assert last == answer
+def replica_of(primary):
+    """Return the variables of the replica that follow from facts."""
+    return {"postgresql_version": VERSION, "postgresql_replica_of": {"address": address_of(primary), "slot": "one"}}
 
 
 def arrives(primary, host, text):
     """Write on the primary, and wait until it is on the replica."""
     administrator(primary, "CREATE TABLE IF NOT EXISTS lesson (title text)", "lms")
     administrator(primary, INSERT.format(text), "lms")
-    eventually(lambda: administrator(host, COUNT.format(text), "lms"), "1")
+    assert eventually(lambda: administrator(host, COUNT.format(text), "lms") == "1")
 
 
 def test_what_is_written_on_the_primary_arrives(host, primary):
@@ -73,7 +60,7 @@ def test_the_replica_refuses_to_write(host):
 
 
 def test_the_password_is_in_its_private_file_alone(host):
-    assert access_to(host, "/etc/postgresql/17/main/replication.pgpass") == ("postgres", "postgres", "0600")
+    assert access_to(host, f"/etc/postgresql/{VERSION}/main/replication.pgpass") == ("postgres", "postgres", "0600")
     assert PASSWORD not in host.check_output("ps -e -o args")
     for place in (DATA, "/etc/postgresql", "/var/log/postgresql"):
         assert host.run("grep --recursive --fixed-strings --files-with-matches %s %s", PASSWORD, place).stdout == ""
@@ -87,8 +74,8 @@ def test_the_replica_follows_again_after_a_restart_of_either(host, primary):
     arrives(primary, host, "after the primary")
 
 
-def test_the_run_says_how_far_the_replica_lags():
-    run = provision()
+def test_the_run_says_how_far_the_replica_lags(host, primary):
+    run = apply_role(host, "postgresql", tasks="follow", **replica_of(primary))
 
     assert run.returncode == 0, said(run)
     assert "The replica streams and lags" in said(run)
@@ -99,58 +86,50 @@ def test_a_replica_that_lags_too_far_is_an_error(host, primary):
     try:
         administrator(primary, "CREATE TABLE bulk AS SELECT md5(n::text) FROM generate_series(1, 20000) n", "lms")
 
-        run = provision(postgresql_replica_lag_allowed=1000)
+        run = apply_role(host, "postgresql", tasks="follow", **replica_of(primary), postgresql_replica_lag_allowed=1000)
 
         assert "more than postgresql_replica_lag_allowed (1000)." in said(run)
     finally:
         administrator(host, "SELECT pg_wal_replay_resume()")
 
 
-def test_a_password_that_was_changed_by_hand_is_set_back_and_the_replica_returns(primary):
+def test_a_password_that_was_changed_by_hand_is_set_back_and_the_replica_returns(host, primary):
     administrator(primary, "ALTER USER replicator PASSWORD 'changed by hand'")
     administrator(primary, "SELECT pg_terminate_backend(pid) FROM pg_stat_replication")
+    replicas = [{"name": "one", "address": address_of(host)}]
 
-    run = provision()
+    run = apply_role(primary, "postgresql", tasks="databases", postgresql_replicas=replicas)
 
     assert run.returncode == 0, said(run)
-    eventually(lambda: administrator(primary, "SELECT state FROM pg_stat_replication"), "streaming")
+    assert eventually(lambda: administrator(primary, "SELECT state FROM pg_stat_replication") == "streaming")
+
+
+def test_a_copy_that_is_refused_says_what_the_primary_must_have(host):
+    nobody = {"address": "127.0.0.1", "slot": "one"}
+
+    run = apply_role(host, "postgresql", tasks="copy", postgresql_version=VERSION, postgresql_replica_of=nobody)
+
+    assert "127.0.0.1 was not copied:" in said(run)
+    assert "It must have slot one" in said(run)
+    assert PASSWORD not in said(run)
+    assert host.service(SERVICE).is_running
 
 
 def test_a_promoted_server_keeps_its_data_until_they_are_moved_away(host, primary):
     administrator(host, "SELECT pg_promote()")
     administrator(host, INSERT.format("written after the promotion"), "lms")
 
-    refused = provision()
+    refused = apply_role(host, "postgresql", tasks="replica", **replica_of(primary))
 
     assert f"{DATA} holds data of its own and is not a replica." in said(refused)
     assert administrator(host, COUNT.format("written after the promotion"), "lms") == "1"
 
-    # What the guard prevents: the copy has no such row.
-    host.check_output(f"systemctl stop {SERVICE} && mv {DATA} /var/lib/postgresql/17/aside")
-    run = provision()
+    # What the guard prevents: the copy has no such row. An earlier copy was cut off.
+    host.check_output(f"systemctl stop {SERVICE} && mv {DATA} /var/lib/postgresql/{VERSION}/aside")
+    host.check_output(f"mkdir {DATA}.copy && touch {DATA}.copy/half")
+    run = apply_role(host, "postgresql", **replica_of(primary))
 
     assert run.returncode == 0, said(run)
     arrives(primary, host, "copied anew")
     assert administrator(host, COUNT.format("written after the promotion"), "lms") == "0"
-
-
-def test_a_copy_that_was_cut_off_is_made_anew(host, primary):
-    host.check_output(f"systemctl stop {SERVICE} && rm -r {DATA} && mkdir {DATA}.copy && touch {DATA}.copy/half")
-
-    run = provision()
-
-    assert run.returncode == 0, said(run)
-    arrives(primary, host, "after the cut")
     assert not host.file(f"{DATA}.copy").exists
-
-
-def test_a_copy_that_is_refused_says_what_the_primary_must_have(host):
-    host.check_output(f"systemctl stop {SERVICE} && rm -r {DATA}")
-    nobody = {"address": "127.0.0.1", "slot": "one"}
-    try:
-        run = provision("--limit=lms-postgresql_replica-replica", postgresql_replica_of=nobody)
-
-        assert "127.0.0.1 was not copied:" in said(run)
-        assert "It must have slot one" in said(run)
-    finally:
-        assert provision().returncode == 0
