@@ -152,7 +152,6 @@ def test_what_a_service_would_not_understand_does_not_land(host):
         "configuration": ({"prometheus_scrape_interval": "often"}, 'not a valid duration string: "often"'),
         "rules": ({"prometheus_rule_groups": [{"name": "x", "rules": [{"record": "x", "expr": "sum("}]}]}, "could not parse expression"),
         "alertmanager": ({"prometheus_alert_repeat_interval": "often"}, 'not a valid duration string: "often"'),
-        "arguments": ({"prometheus_retention_time": "long"}, "not a valid duration string"),
         "web": ({"prometheus_web_users": {"admin": "no hash"}}, "hashedSecret too short to be a bcrypted password"),
     }
     before = state(host)
@@ -185,6 +184,9 @@ def test_what_no_configuration_can_be_made_of_is_refused_before_the_first_change
         "space": ({"prometheus_storage_path": "/srv/a b"}, 'but one is "/srv/a b".'),
         "option": ({"prometheus_jobs": [{"name": "a", "target": []}]}, "Supported parameters include: authority, interval, labels"),
         "port": ({"prometheus_port": "many"}, "cannot be converted to an int"),
+        "time": ({"prometheus_retention_time": "long"}, "Prometheus would not start with prometheus_retention_time long."),
+        "size": ({"prometheus_retention_size": "10G"}, "Prometheus would not start with prometheus_retention_size 10G."),
+        "url": ({"prometheus_external_url": "monitoring.example.com"}, "the external URL monitoring.example.com."),
     }
 
     answer = answers(host, "prometheus", {name: variables for name, (variables, _message) in refused.items()})
