@@ -231,6 +231,7 @@ def test_what_the_server_does_not_take_is_refused_before_it_lands(host):
 
 
 def test_a_setting_that_pgbouncer_does_not_know_is_refused_before_it_lands(host, version):
+    once(host)
     before = landed(host), process(host, "pgbouncer")
 
     run = apply_role(
@@ -339,6 +340,7 @@ def test_a_reload_of_pgbouncer_that_was_lost_is_made_up_for(host, version):
 
 
 def test_a_certificate_and_its_renewal_are_taken_up_without_a_restart(host, version):
+    once(host)
     before = started(host), process(host, "pgbouncer")
     sign(host, "first.lms.test")
 
@@ -369,6 +371,7 @@ def test_a_certificate_and_its_renewal_are_taken_up_without_a_restart(host, vers
 
 
 def test_a_restart_that_was_not_allowed_is_made_up_for_by_the_next_run(host, version):
+    once(host)
     assert administrator(host, "SHOW max_connections") == "100"
 
     run = apply_role(host, "postgresql", tasks="service", postgresql_version=version, postgresql_tls=TLS)
