@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from deploy import PROJECT, RIVALS, Environment, Measurement, cpu, measure, middle, run, say, table
+from deploy import PROJECT, RIVALS, Environment, Measurement, as_elsewhere, cpu, measure, middle, run, say, table
 
 HOSTS = ("lb", "app1", "app2", "data")
 ROLES = ("nginx", "php", "postgresql", "redis")
@@ -116,6 +116,8 @@ def bare_hosts(environment: Environment) -> None:
     demo = str(PROJECT / "script/demo")
     run(environment, "down", [demo, "down"])
     run(environment, "hosts", [demo, "hosts"])
+    for host in HOSTS:
+        as_elsewhere(environment, f"{environment.name}-{host}")
 
 
 def packages(environment: Environment) -> dict[str, set[str]]:
