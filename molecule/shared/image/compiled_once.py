@@ -27,7 +27,8 @@ def compiled(path, source):
         with open(file, "rb") as stream:
             return marshal.load(stream)
     except (OSError, EOFError, ValueError):
-        code = compile_source(path, source)
+        pass
+    code = compile_source(path, source)
     try:
         with open(f"{file}.{os.getpid()}", "wb") as stream:
             marshal.dump(code, stream)
