@@ -48,8 +48,13 @@ def read_kept(text: str) -> dict[str, float]:
 
 
 def figures(before: Mapping[str, float], given: Mapping[str, Any], outcome: str, now: float) -> dict[str, float]:
-    """Return the figures of the whole host: those that were given, the time of the outcome, and the earlier ones otherwise."""
-    wanted = {DURATION: given.get("duration"), DOWNTIME: given.get("downtime"), PENDING: given.get("migrations_pending")}
+    """Return the figures of the whole host: those that were given, the time of the outcome, and the earlier ones otherwise.
+
+    A run that had nothing to deploy took time as well, and says nothing of the last deployment.
+    """
+    wanted = {PENDING: given.get("migrations_pending")}
+    if outcome != "none":
+        wanted |= {DURATION: given.get("duration"), DOWNTIME: given.get("downtime")}
     moment = {"succeeded": {SUCCESS: now}, "failed": {FAILURE: now}}.get(outcome, {})
     return {**before, **{name: float(value) for name, value in wanted.items() if value is not None}, **moment}
 

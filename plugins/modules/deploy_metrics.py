@@ -45,7 +45,7 @@ options:
         required: true
   outcome:
     description:
-      - V(succeeded) and V(failed) note the time. V(none) does not, for a run that had nothing to deploy.
+      - V(succeeded) and V(failed) note the time. V(none) is a run that had nothing to deploy: time, duration and downtime stay those of the last that had.
     type: str
     choices: [succeeded, failed, none]
     default: none

@@ -107,9 +107,11 @@ def test_what_is_not_given_stays(directory: Path, application: Path) -> None:
 
 
 def test_run_without_an_outcome_changes_nothing(directory: Path, application: Path) -> None:
-    deploy_metrics.run(params(directory, application, outcome="succeeded"), check_mode=False, now=1000.0)
+    deploy_metrics.run(params(directory, application, outcome="succeeded", duration=5.0, downtime=0.0), check_mode=False, now=1000.0)
 
-    assert deploy_metrics.run(params(directory, application), check_mode=False, now=2000.0)["changed"] is False
+    # It took time as well, which is not the last deployment's.
+    again = params(directory, application, duration=2.0, downtime=0.0)
+    assert deploy_metrics.run(again, check_mode=False, now=2000.0)["changed"] is False
 
 
 def test_check_mode_only_looks(directory: Path, application: Path) -> None:
