@@ -45,7 +45,8 @@ options:
         required: true
   outcome:
     description:
-      - V(succeeded) and V(failed) note the time. V(none) is a run that had nothing to deploy: time, duration and downtime stay those of the last that had.
+      - V(succeeded) and V(failed) note the time. V(none) is a run that had nothing to deploy.
+      - Time, duration and downtime stay those of the last run that had something to deploy.
     type: str
     choices: [succeeded, failed, none]
     default: none
