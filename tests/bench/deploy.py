@@ -109,18 +109,23 @@ class Environment:
 def main(arguments: Sequence[str]) -> None:
     """Make the hosts, time every tool in turn, print the table."""
     options = parse(arguments)
-    environment = Environment(
+    environment = surroundings(options.hosts)
+    tools = tools_of(options, environment)
+    prepare(environment, options)
+    print(report(measure_all(environment, tools, options.rounds)))  # noqa: T201
+
+
+def surroundings(hosts: int) -> Environment:
+    """Return the environment that script/bench names."""
+    return Environment(
         name=os.environ["LMS_NAME"],
         network=os.environ["LMS_NETWORK"],
         port=os.environ["LMS_PORT"],
         image=os.environ["LMS_IMAGE"],
-        hosts=options.hosts,
+        hosts=hosts,
         cache=PROJECT / ".cache",
         log=PROJECT / ".cache/bench",
     )
-    tools = tools_of(options, environment)
-    prepare(environment, options)
-    print(report(measure_all(environment, tools, options.rounds)))  # noqa: T201
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

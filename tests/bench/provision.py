@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from deploy import PROJECT, RIVALS, Environment, Measurement, as_elsewhere, cpu, measure, middle, run, say, table
+from deploy import PROJECT, RIVALS, Environment, Measurement, as_elsewhere, cpu, measure, middle, run, say, surroundings, table
 
 HOSTS = ("lb", "app1", "app2", "data")
 ROLES = ("nginx", "php", "postgresql", "redis")
@@ -36,15 +35,7 @@ COMPARED = {"floor": "first", "geerlingguy first": "first", "geerlingguy second"
 def main(arguments: Sequence[str]) -> None:
     """Provision bare hosts in each way, again and again, and print the table."""
     options = parse(arguments)
-    environment = Environment(
-        name=os.environ["LMS_NAME"],
-        network=os.environ["LMS_NETWORK"],
-        port=os.environ["LMS_PORT"],
-        image=os.environ["LMS_IMAGE"],
-        hosts=2,
-        cache=PROJECT / ".cache",
-        log=PROJECT / ".cache/bench",
-    )
+    environment = surroundings(hosts=2)
     measured: dict[str, list[Measurement]] = {}
     (environment.log / "provision.jsonl").unlink(missing_ok=True)
     for _round in range(options.rounds):
