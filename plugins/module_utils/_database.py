@@ -142,6 +142,12 @@ class Engine(Protocol):
     def create(self, database: str, manifest: Mapping[str, Any], comment: str) -> None:
         """Create an empty database like the one of a manifest (encoding, collation), with a comment that databases() gives back."""
 
+    def remark(self, database: str, comment: str) -> None:
+        """Give a database that create() made another comment."""
+
+    def data_directory(self) -> str:
+        """Return where the server keeps its data, when that is a directory of this host; otherwise, or when it does not say, nothing."""
+
     def restore(self, database: str, manifest: Mapping[str, Any], *, tables: Sequence[str] = (), owners: bool = True) -> Sequence[Stage]:
         """Return the programs that read a dump (decrypted, and decompressed but for format custom) from standard input; any error fails."""
 
