@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from ansible_collections.bitflow.lms.plugins.module_utils._backup_store import MANIFEST, Entry, Partial, Store
+from ansible_collections.bitflow.lms.plugins.module_utils._backup_store import MANIFEST, Entry, MissingObjectError, Partial, Store
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 
 FORMAT = 1
@@ -26,6 +26,7 @@ SELECTORS = "latest, latest_verified, before:<time>, or an id"
 
 _ID = re.compile(r"^(?P<time>\d{8}T\d{6}Z)-(?P<random>[0-9a-f]{8})$")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+_HOLD = re.compile(r"^hold(?:-(?P<number>[1-9][0-9]*))?\.json$")
 _VERIFICATION = re.compile(r"^verify-(?P<time>\d{8}T\d{6}Z)-(?P<level>[a-z]+)(?:-[0-9a-f]{8})?\.json$")
 _STAMP = "%Y%m%dT%H%M%SZ"
 
@@ -58,12 +59,14 @@ class Backup:
     # Empty when it cannot be read: the backup is then corrupt.
     manifest: Mapping[str, Any]
     verifications: tuple[Verification, ...] = ()
-    # reason, until (ISO 8601 or None), created; as backup_hold wrote it.
+    # reason, until (ISO 8601 or None), created; as backup_hold wrote it. None when it was released.
     hold: Mapping[str, Any] | None = None
     # Its objects, as the repository has them.
     entries: tuple[Entry, ...] = ()
     # Why it is corrupt, when its manifest alone tells.
     fault: str = ""
+    # How many words on holding it were written. The last one counts.
+    hold_words: int = 0
 
     @property
     def path(self) -> str:
@@ -106,7 +109,11 @@ class Backup:
         if self.hold is None:
             return False
         until = self.hold.get("until")
-        return until is None or datetime.fromisoformat(str(until).replace("Z", "+00:00")) > now
+        try:
+            return until is None or datetime.fromisoformat(str(until).replace("Z", "+00:00")) > now
+        except (ValueError, TypeError):
+            # Better kept too long than lost.
+            return True
 
     def summary(self) -> dict[str, Any]:
         """Return it as the modules do."""
@@ -197,6 +204,16 @@ def parse_manifest(content: bytes) -> dict[str, Any]:
     return manifest  # type: ignore[no-any-return]
 
 
+def hold_key(path: str, number: int) -> str:
+    """Return the key of the first, second or a later word on holding a backup. A later one is added, and none is replaced or deleted."""
+    return f"{path}/{HOLD}" if number == 1 else f"{path}/hold-{number}.json"
+
+
+def is_hold(file: str) -> bool:
+    """Say whether the name of a file is that of a word on holding a backup."""
+    return _HOLD.match(file) is not None
+
+
 def verification_key(path: str, moment: datetime, level: str, random: Callable[[int], str] = secrets.token_hex) -> str:
     """Return the key under which a look at a backup is noted."""
     return f"{path}/verify-{stamp(moment)}-{level}-{random(4)}.json"
@@ -212,7 +229,7 @@ def read_catalogue(store: Store, environment: str = "", kind: str = "", name: st
         if len(parts) == 5 and parts[1] in KINDS and _ID.match(parts[3]):
             found.setdefault("/".join(parts[:4]), []).append(entry)
     complete = {path: those for path, those in found.items() if any(entry.key == f"{path}/{MANIFEST}" for entry in those)}
-    backups = [_read_backup(store, path, those) for path, those in complete.items()]
+    backups = [backup for path, those in complete.items() if (backup := _read_unless_deleted(store, path, those))]
     backups.sort(key=lambda backup: (backup.environment, backup.kind, backup.name, backup.id))
     return Catalogue(tuple(backups), tuple(store.partials(f"{prefix}/" if prefix else "")))
 
@@ -220,23 +237,19 @@ def read_catalogue(store: Store, environment: str = "", kind: str = "", name: st
 def select(backups: Iterable[Backup], wanted: str) -> Backup:
     """Return the backup that is wanted among those of one name: latest good, latest_verified, before:TIME (good), or by id."""
     sorted_backups = sorted(backups, key=lambda backup: backup.id)
-    if wanted in ("latest", "latest_verified") or wanted.startswith("before:"):
-        return _newest([backup for backup in sorted_backups if _eligible(backup, wanted)], wanted)
+    if wanted == "latest":
+        return _newest([backup for backup in sorted_backups if backup.good], wanted)
+    if wanted == "latest_verified":
+        return _newest([backup for backup in sorted_backups if backup.state == "verified"], wanted)
+    if wanted.startswith("before:"):
+        limit = _moment(wanted.partition(":")[2])
+        return _newest([backup for backup in sorted_backups if backup.good and backup.time < limit], wanted)
     time_of(wanted)
     for backup in sorted_backups:
         if backup.id == wanted:
             return backup
     known = ", ".join(backup.id for backup in sorted_backups[-10:]) or "none"
     raise LmsError(f"Backup {wanted} is not in the repository. The newest ones there: {known}.")
-
-
-def _eligible(backup: Backup, wanted: str) -> bool:
-    """Say whether a backup may be the one that a selector means."""
-    if wanted == "latest_verified":
-        return backup.state == "verified"
-    if wanted.startswith("before:"):
-        return backup.good and backup.time < _moment(wanted.partition(":")[2])
-    return backup.good
 
 
 def _moment(text: str) -> datetime:
@@ -255,6 +268,14 @@ def _newest(backups: Sequence[Backup], wanted: str) -> Backup:
     return backups[-1]
 
 
+def _read_unless_deleted(store: Store, path: str, entries: Sequence[Entry]) -> Backup | None:
+    """Read what is known of one backup, or nothing of one that somebody deletes at this moment."""
+    try:
+        return _read_backup(store, path, entries)
+    except MissingObjectError:
+        return None
+
+
 def _read_backup(store: Store, path: str, entries: Sequence[Entry]) -> Backup:
     """Read what is known of one backup."""
     environment, kind, name, identity = path.split("/")
@@ -270,6 +291,8 @@ def _read_backup(store: Store, path: str, entries: Sequence[Entry]) -> Backup:
             fault = fault or f"{described['name']} is gone."
         elif entry.size != described["size"]:
             fault = fault or f"{described['name']} has {entry.size} bytes, the manifest says {described['size']}."
+    words = sorted((int(match["number"] or 1), file) for file in present if (match := _HOLD.match(file)))
+    hold = _read_record(store, f"{path}/{words[-1][1]}") if words else None
     looks = [(match, file) for file in sorted(present) if (match := _VERIFICATION.match(file))]
     return Backup(
         environment,
@@ -278,9 +301,10 @@ def _read_backup(store: Store, path: str, entries: Sequence[Entry]) -> Backup:
         identity,
         manifest,
         tuple(_read_verification(store, f"{path}/{file}", match["time"], match["level"]) for match, file in looks),
-        _read_record(store, f"{path}/{HOLD}") if HOLD in present else None,
+        None if hold and hold.get("released") is True else hold,
         tuple(entries),
         fault,
+        words[-1][0] if words else 0,
     )
 
 
