@@ -226,12 +226,20 @@ def read_catalogue(store: Store, environment: str = "", kind: str = "", name: st
     found: dict[str, list[Entry]] = {}
     for entry in entries:
         parts = entry.key.split("/")
-        if len(parts) == 5 and parts[1] in KINDS and _ID.match(parts[3]):
+        if len(parts) == 5 and is_place("/".join(parts[:4])):
             found.setdefault("/".join(parts[:4]), []).append(entry)
     complete = {path: those for path, those in found.items() if any(entry.key == f"{path}/{MANIFEST}" for entry in those)}
     backups = [backup for path, those in complete.items() if (backup := _read_unless_deleted(store, path, those))]
     backups.sort(key=lambda backup: (backup.environment, backup.kind, backup.name, backup.id))
-    return Catalogue(tuple(backups), tuple(store.partials(f"{prefix}/" if prefix else "")))
+    # Other things may lie beside the backups, such as restic's own repository; nobody is to take them for what an interrupted run left.
+    partials = (partial for partial in store.partials(f"{prefix}/" if prefix else "") if is_place(partial.path))
+    return Catalogue(tuple(backups), tuple(partials))
+
+
+def is_place(path: str) -> bool:
+    """Say whether a path is one at which a backup lies, or would."""
+    parts = path.split("/")
+    return len(parts) == 4 and parts[1] in KINDS and _ID.match(parts[3]) is not None
 
 
 def select(backups: Iterable[Backup], wanted: str) -> Backup:
