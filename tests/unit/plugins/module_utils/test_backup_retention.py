@@ -367,8 +367,8 @@ def test_a_backup_from_the_future_stops_everything() -> None:
 
     assert {verdict.fate for verdict in (*plan.verdicts, *plan.partials)} == {KEEP}
     assert plan.blocked == (
-        f"The backup {future.path} is from the future: it is 2026-11-23T10:00:00Z here. Nothing is deleted. Set the clock of this host, or, where "
-        "the clock of its writer was wrong, move that backup out of the repository.",
+        f"The backup {future.path} is from the future: it is 2026-11-23T10:00:00Z here. Nothing is deleted. "
+        "Set the clock of this host, or, where the clock of its writer was wrong, move that backup out of the repository.",
     )
 
 
