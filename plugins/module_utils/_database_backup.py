@@ -25,7 +25,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._backup_catalogue impo
     read_catalogue,
     seal,
 )
-from ansible_collections.bitflow.lms.plugins.module_utils._backup_encryption import encrypting_stage
+from ansible_collections.bitflow.lms.plugins.module_utils._backup_encryption import encrypting_stage, encryption_of
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_lock import LockedError, only_one
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_store import Draft, Store, StoredObject
 from ansible_collections.bitflow.lms.plugins.module_utils._database import DatabaseLockedError, Engine, Server, Snapshot, Table
@@ -234,6 +234,7 @@ class Maker:
         self.store = store
         self.engine = engine
         self.progress = progress
+        self.encryption = encryption_of(self.settings.encryption)
         self.encrypting = encrypting_stage(self.settings.encryption)
         self.warnings: list[str] = []
 
@@ -307,9 +308,8 @@ class Maker:
     ) -> StoredObject:
         """Run programs into an object of the repository, encrypted where recipients are given."""
         settings = self.settings
-        method = (settings.encryption or {}).get("method") or "age"
-        stages, name = ([*stages, self.encrypting], f"{name}.{method}") if self.encrypting else (list(stages), name)
-        upload = draft.upload(name)
+        stages = [*stages, self.encrypting] if self.encrypting else list(stages)
+        upload = draft.upload(f"{name}{self.encryption.suffix}")
         self.progress.step(step, expected)
 
         def take(piece: bytes) -> None:
@@ -327,16 +327,7 @@ class Maker:
 
     def _described(self, stored: StoredObject, compression: Mapping[str, Any], raw_size: int | None) -> dict[str, Any]:
         """Return an object as the manifest describes it."""
-        encryption = self.settings.encryption or {}
-        return {
-            **asdict(stored),
-            "raw_size": raw_size,
-            "compression": dict(compression),
-            "encryption": {
-                "method": (encryption.get("method") or "age") if self.encrypting else "none",
-                "recipients": list(encryption.get("recipients") or []) if self.encrypting else [],
-            },
-        }
+        return {**asdict(stored), "raw_size": raw_size, "compression": dict(compression), "encryption": self.encryption.record()}
 
     def _identity(self, identity: str) -> dict[str, Any]:
         """Return what the manifest says of the backup as such."""

@@ -113,6 +113,8 @@ def start(stage: Stage, *, nice: int = 0, **streams: Any) -> subprocess.Popen[by
         pass_fds=tuple(stage.descriptors),
         # A directory that every user may enter.
         cwd="/",
+        # A group of its own, so that what it starts can be ended with it.
+        start_new_session=True,
         preexec_fn=prepare,
         **identity,
         **streams,
@@ -191,10 +193,12 @@ class _Running:
         threading.Thread(target=end, daemon=True).start()
 
     def kill(self) -> None:
-        """End all programs now."""
+        """End all programs now, and what they started."""
         for process in self.processes:
-            with contextlib.suppress(OSError):
-                process.kill()
+            # The number of one that was buried may be somebody else's by now.
+            if process.returncode is None:
+                with contextlib.suppress(OSError):
+                    os.killpg(process.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Bury the programs and close what is open."""

@@ -116,6 +116,11 @@ def test_what_takes_too_long_is_ended() -> None:
         collect(Stage(["sleep", "60"]), Stage(["cat"]), timeout=0.1)
 
 
+def test_what_a_program_started_ends_with_it() -> None:
+    with pytest.raises(StageError, match="sh was not done"):
+        collect(shell("sleep 60; true"), Stage(["cat"]), timeout=0.1)
+
+
 def test_a_program_that_is_not_installed_is_named() -> None:
     with pytest.raises(LmsError, match="no-such-program is not installed on this host"):
         collect(Stage(["no-such-program"]))
