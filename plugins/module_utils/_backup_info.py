@@ -5,15 +5,31 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Container, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from ansible_collections.bitflow.lms.plugins.module_utils._backup_catalogue import Backup, Catalogue, iso
+from ansible_collections.bitflow.lms.plugins.module_utils._backup_catalogue import Backup, Catalogue, iso, read_catalogue
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_retention import by_name, name_of
-from ansible_collections.bitflow.lms.plugins.module_utils._backup_store import Partial
+from ansible_collections.bitflow.lms.plugins.module_utils._backup_store import Partial, Store
 
 STATES = ("complete", "verified", "suspicious", "corrupt")
+
+
+def read_filtered(store: Store, filters: Sequence[str]) -> Catalogue:
+    """Read what a repository holds of an environment, a kind and a name, each of which may be empty for all."""
+    # The repository itself only narrows from the left.
+    leading = list(itertools.takewhile(bool, filters))
+    catalogue = read_catalogue(store, *leading)
+
+    def asked_for(path: str) -> bool:
+        return all(wanted in ("", part) for wanted, part in zip(filters, path.split("/")))
+
+    return Catalogue(
+        tuple(backup for backup in catalogue.backups if asked_for(backup.path)),
+        tuple(partial for partial in catalogue.partials if asked_for(partial.path)),
+    )
 
 
 def overview(catalogue: Catalogue, now: datetime, states: Container[str] = STATES, wanted: str = "") -> dict[str, Any]:

@@ -272,8 +272,8 @@ from datetime import datetime
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bitflow.lms.plugins.module_utils._backup_catalogue import KINDS, Catalogue, check_name, now_utc, read_catalogue
-from ansible_collections.bitflow.lms.plugins.module_utils._backup_info import STATES, overview
+from ansible_collections.bitflow.lms.plugins.module_utils._backup_catalogue import KINDS, check_name, now_utc
+from ansible_collections.bitflow.lms.plugins.module_utils._backup_info import STATES, overview, read_filtered
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_repositories import open_store, repository_argspec
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_store import Store
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
@@ -287,23 +287,8 @@ def run(store: Store, params: dict[str, Any], now: datetime) -> dict[str, Any]:
         if params[option]:
             check_name(option, params[option])
     filters = [params[option] or "" for option in FILTERS]
-    catalogue = narrowed(read_catalogue(store, *filters[: filters.index("")] if "" in filters else filters), filters)
-    return {
-        "changed": False,
-        **overview(catalogue, now, params["states"], "/".join(filters) if all(filters) else ""),
-    }
-
-
-def narrowed(catalogue: Catalogue, filters: list[str]) -> Catalogue:
-    """Leave out what is not asked for; the repository itself only narrows from the left."""
-
-    def asked_for(path: str) -> bool:
-        return all(wanted in ("", part) for wanted, part in zip(filters, path.split("/")))
-
-    return Catalogue(
-        tuple(backup for backup in catalogue.backups if asked_for(backup.path)),
-        tuple(partial for partial in catalogue.partials if asked_for(partial.path)),
-    )
+    wanted = "/".join(filters) if all(filters) else ""
+    return {"changed": False, **overview(read_filtered(store, filters), now, params["states"], wanted)}
 
 
 def main() -> None:
