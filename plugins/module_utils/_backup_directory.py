@@ -30,6 +30,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._backup_store import (
     Partial,
     StoredObject,
     StoreError,
+    check_key,
 )
 from ansible_collections.bitflow.lms.plugins.module_utils._files import Owner, owner_of_directory, sync_directory
 
@@ -143,9 +144,8 @@ class DirectoryStore:
     # Helpers
 
     def path_of(self, key: str) -> Path:
-        """Return where a key lies; one that would leave the repository, or hide, is refused."""
-        if any(not part or part.startswith(".") for part in key.split("/")):
-            raise StoreError(f"{key!r} is no key of a repository.")
+        """Return where a key lies."""
+        check_key(key)
         return self.root / key
 
     def _walk(self, directory: Path) -> Iterator[Entry]:

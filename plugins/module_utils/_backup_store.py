@@ -132,3 +132,9 @@ class Store(Protocol):
 
     def sweep(self, partial: Partial) -> None:
         """Remove what an interrupted backup left. LockedObjectError when some of it may not be removed."""
+
+
+def check_key(key: str) -> None:
+    """Refuse a key that would leave the repository, or hide in it."""
+    if any(not part or part.startswith(".") for part in key.split("/")):
+        raise StoreError(f"{key!r} is no key of a repository.")
