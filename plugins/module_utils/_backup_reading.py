@@ -110,20 +110,23 @@ class Reader:
         *,
         sink: Callable[[bytes], None] | None = None,
         step: str = "read",
+        partly: bool = False,
     ) -> None:
         """Run programs on an object as it was before it was encrypted and compressed; what the last one writes goes to the sink.
 
+        With partly the programs may have enough before the end; it is read all the same, for its sum.
         Raises CorruptObjectError, DecryptionError, StageError for a program that failed on sound input, or what reading met with.
         """
         self.progress.step(f"{step} {described['name']}", described["size"])
         pieces = self._pieces(described)
         with decrypting(_method(described, "encryption"), self.keys) as decryptor:
-            programs = [*([decryptor] if decryptor else []), *_decompressing(described), *stages]
-            if not programs:
+            opening = [*([decryptor] if decryptor else []), *_decompressing(described)]
+            if not opening and not stages:
                 _copy(pieces, sink)
                 return
+            taps: dict[int, Callable[[bytes], None]] = {len(opening) - 1: lambda _piece: None} if partly and opening and stages else {}
             try:
-                run_pipeline(programs, source=pieces, sink=sink, nice=self.nice)
+                run_pipeline([*opening, *stages], source=pieces, sink=sink, taps=taps, nice=self.nice, whole=partly)
             except StageError as error:
                 # Whose fault it is the bytes tell: those that were changed make every program fail.
                 pieces.finish()
@@ -167,6 +170,8 @@ class Reader:
         try:
             self.run(described, stages, step="decode")
         except StageError as error:
+            if _was_killed(error):
+                raise
             raise CorruptObjectError(f"{described['name']} is as it was written, but cannot be read to its end: {error.message}") from error
 
     def _pieces(self, described: Mapping[str, Any]) -> Pieces:
@@ -175,6 +180,8 @@ class Reader:
     def _cause(self, error: StageError, described: Mapping[str, Any], decryptor: Stage | None) -> LmsError:
         """Say what it means that a program failed on an object whose bytes are right."""
         program = error.details.get("program")
+        if _was_killed(error):
+            return error
         if decryptor and program == decryptor.name:
             return DecryptionError(
                 f"{described['name']} of backup {self.backup.id} was not decrypted: {error.message}. It is as it was written, so "
@@ -184,6 +191,11 @@ class Reader:
         if program == "zstd":
             return CorruptObjectError(f"{described['name']} is as it was written, but is no whole stream of zstd: {error.message}")
         return error
+
+
+def _was_killed(error: StageError) -> bool:
+    """Say whether a program did not fail, but was ended by a signal: that says nothing of what it read."""
+    return int(error.details.get("rc") or 0) < 0
 
 
 def _method(described: Mapping[str, Any], what: str) -> str:

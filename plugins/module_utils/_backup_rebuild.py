@@ -126,7 +126,8 @@ def fill(engine: Engine, reader: Reader, database: str, *, tables: Sequence[str]
     """Restore a backup into a database, and find out who is at fault when that fails."""
     backup, described = reader.backup, data_object(reader.backup)
     try:
-        reader.run(described, engine.restore(database, backup.manifest, tables=tables, owners=owners), step="restore")
+        stages = engine.restore(database, backup.manifest, tables=tables, owners=owners)
+        reader.run(described, stages, step="restore", partly=bool(tables))
     except StageError as error:
         # The bytes are those that were written. Whether they are a whole dump, only reading all of it tells.
         reader.decode(described)

@@ -18,7 +18,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -61,13 +61,17 @@ def run_pipeline(
     taps: Mapping[int, Callable[[bytes], None]] | None = None,
     nice: int = 0,
     timeout: float | None = None,
+    whole: bool = False,
 ) -> None:
     """Run programs from source to sink, and return when all of them ended well.
 
     The first one reads source, or nothing; sink is called with what the last one writes, in pieces. taps are called with what goes
     from stage i to i + 1. Raises StageError for a program that failed, and whatever source, sink or a tap raises; nothing runs on then.
+
+    With whole, what a program that ended well left of its input is read all the same where it comes from source or through a tap: that
+    it had enough is then no failure of those before it.
     """
-    running = _Running(stages, taps or {}, nice)
+    running = _Running(stages, taps or {}, nice, whole)
     try:
         running.start(source)
         if timeout is not None:
@@ -124,10 +128,11 @@ def start(stage: Stage, *, nice: int = 0, **streams: Any) -> subprocess.Popen[by
 class _Running:
     """The programs of one pipe while they run, and the threads between them."""
 
-    def __init__(self, stages: Sequence[Stage], taps: Mapping[int, Callable[[bytes], None]], nice: int) -> None:
+    def __init__(self, stages: Sequence[Stage], taps: Mapping[int, Callable[[bytes], None]], nice: int, whole: bool = False) -> None:
         self.stages = stages
         self.taps = taps
         self.nice = nice
+        self.whole = whole
         self.processes: list[subprocess.Popen[bytes]] = []
         self.said = [bytearray() for _stage in stages]
         self.threads: list[threading.Thread] = []
@@ -144,9 +149,9 @@ class _Running:
             process = start(stage, nice=self.nice, stdin=standard_input, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             self.processes.append(process)
             if index == 0 and source is not None:
-                pumps.append((self._feed, (source, process.stdin)))
+                pumps.append((self._feed, (source, process)))
             elif index and index - 1 in self.taps:
-                pumps.append((self._tap, (self.processes[index - 1].stdout, process.stdin, self.taps[index - 1])))
+                pumps.append((self._tap, (self.processes[index - 1].stdout, process, self.taps[index - 1])))
             elif index:
                 # Only the next program is to hold the reading end: the one before has to notice when it dies.
                 self._stdout(index - 1).close()
@@ -230,13 +235,14 @@ class _Running:
         assert output is not None  # noqa: S101 - it was opened as a pipe
         return output
 
-    def _feed(self, source: Iterable[bytes], stream: IO[bytes]) -> None:
+    def _feed(self, source: Iterable[bytes], reader: subprocess.Popen[bytes]) -> None:
+        stream = reader.stdin
+        assert stream is not None  # noqa: S101 - it was opened as a pipe
+        pieces = iter(source)
         try:
-            for piece in source:
-                stream.write(piece)
-        except BrokenPipeError:
-            # The program ended before everything was read: its own status says whether that is right.
-            pass
+            if not self._write(pieces, stream) and self.whole and reader.wait() == 0:
+                for _piece in pieces:
+                    pass
         except BaseException as error:
             self.failures.append(error)
             # Or it would take the end of its input for the end of the data.
@@ -245,13 +251,22 @@ class _Running:
             with contextlib.suppress(OSError):
                 stream.close()
 
-    def _tap(self, output: IO[bytes], stream: IO[bytes], tap: Callable[[bytes], None]) -> None:
+    def _write(self, pieces: Iterator[bytes], stream: IO[bytes]) -> bool:
+        """Give a program its input. Return False when it ended before that did; its own status says whether that is right."""
+        try:
+            for piece in pieces:
+                stream.write(piece)
+        except BrokenPipeError:
+            return False
+        return True
+
+    def _tap(self, output: IO[bytes], reader: subprocess.Popen[bytes], tap: Callable[[bytes], None]) -> None:
         def pieces() -> Iterable[bytes]:
             while piece := output.read1(PIECE):  # type: ignore[attr-defined]
                 tap(piece)
                 yield piece
 
-        self._feed(pieces(), stream)
+        self._feed(pieces(), reader)
         with contextlib.suppress(OSError):
             output.close()
 

@@ -117,6 +117,18 @@ def test_an_object_is_judged_whole_when_a_program_stopped_reading(store: Directo
         Reader(store, backup, {}).run(data_object(backup), [Stage(["head", "-c", "10"])])
 
 
+def test_a_program_may_have_enough_of_a_compressed_object(store: DirectoryStore) -> None:
+    backup = put(store, zstd(bytes(1 << 20) + SQL * 4))
+    first = bytearray()
+
+    Reader(store, backup, {}).run(data_object(backup), [Stage(["head", "-c", "10"])], sink=first.extend, partly=True)
+
+    assert first == bytes(10)
+    # Otherwise the one before is killed by it, which says nothing of the backup.
+    with pytest.raises(StageError, match="zstd was killed by signal 13"):
+        Reader(store, backup, {}).run(data_object(backup), [Stage(["head", "-c", "10"])])
+
+
 def test_a_program_that_fails_on_sound_bytes_is_at_fault_itself(store: DirectoryStore) -> None:
     backup = put(store, zstd(SQL))
 
