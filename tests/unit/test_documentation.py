@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible_collections.bitflow.lms.plugins.module_utils._backup_metrics import HELP as HELP_OF_BACKUPS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     path for pattern in ("*.md", "docs/*.md", "roles/*/README.md", "tests/fixtures/lms/README.md") for path in ROOT.glob(pattern)
 )
 ROLES = sorted(path.parents[1] for path in ROOT.glob("roles/*/meta/argument_specs.yml"))
-# A file of metrics.
-NO_VARIABLES = {"lms_deploy"}
+# Files of metrics.
+NO_VARIABLES = {"lms_backups", "lms_deploy"}
 
 ROW = re.compile(r"^\| (?P<first>[^|]*?) \|", re.MULTILINE)
 NAME = re.compile(r"`(?P<name>[^`]+)`")
@@ -50,8 +51,8 @@ def variables_used() -> set[str]:
 
 
 def metrics() -> set[str]:
-    """Return the names of the metrics that a deployment writes, and of those that alerts look at."""
-    return variables_in("plugins/module_utils/_deploy_metrics.py", "roles/prometheus/files/rules/*.yml")
+    """Return the names of the metrics that deployments and backups write, and of those that alerts look at."""
+    return {*HELP_OF_BACKUPS} | variables_in("plugins/module_utils/_deploy_metrics.py", "roles/prometheus/files/rules/*.yml")
 
 
 def named(page: Path) -> str:
@@ -93,10 +94,11 @@ def test_no_page_names_an_option_that_its_role_does_not_have(role):
     options = {option for spec in specs.values() for option in spec.get("options", {})}
 
     found = {name for page in PAGES for name in re.findall(rf"\b{role.name}_[a-z_]+\b(?!\()", page.read_text())}
-    # One role's name may begin with another's.
+    # One role's name may begin with another's, and a module's with that of a role.
     others = tuple(other.name for other in ROLES if other.name.startswith(f"{role.name}_"))
+    modules = {path.stem for path in ROOT.glob("plugins/modules/*.py")}
 
-    assert {name for name in found - options if not name.startswith(others)} == set()
+    assert {name for name in found - options - modules if not name.startswith(others)} == set()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.bitflow.lms.plugins.module_utils._deploy_metrics import HELP
+from ansible_collections.bitflow.lms.plugins.module_utils._backup_metrics import HELP as HELP_OF_BACKUPS
+from ansible_collections.bitflow.lms.plugins.module_utils._deploy_metrics import HELP as HELP_OF_DEPLOYMENTS
 
 ROOT = Path(__file__).parents[2]
 RULES = sorted(ROOT.glob("roles/prometheus/files/rules/*.yml"))
@@ -16,8 +17,7 @@ DASHBOARDS = sorted(ROOT.glob("roles/prometheus/files/dashboards/*.json"))
 # Names of metrics that the exporters told on the hosts of the Molecule scenarios, by distribution. Redis and MariaDB were replicas that
 # followed a primary, a queue had jobs, nginx had visitors, and blackbox visited an address over TLS.
 EXPOSED = sorted(Path(__file__).parent.glob("metrics/*"))
-# Whatever makes backups writes these. docs/monitoring.md says so.
-BACKUPS = {"lms_backup_last_success_timestamp_seconds", "lms_backup_last_verified_timestamp_seconds"}
+WRITTEN = {*HELP_OF_BACKUPS, *HELP_OF_DEPLOYMENTS}
 DELAYS = {"pg_replication_lag", "pg_replication_lag_seconds"}
 
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"' + r"|'(?:[^'\\]|\\.)*'")
@@ -91,7 +91,7 @@ def test_every_metric_in_rules_and_dashboards_is_one_that_is_exposed(distributio
     exposed |= DELAYS if exposed & DELAYS else set()
 
     unknown = {
-        where: names - exposed - recorded() - set(HELP) - BACKUPS - {"up"}
+        where: names - exposed - recorded() - WRITTEN - {"up"}
         for where, expression in expressions().items()
         if (names := metrics_of(expression))
     }
@@ -145,6 +145,12 @@ def test_the_page_lists_every_alert_with_its_severities():
     listed = {(name, severity) for row in rows for name in re.findall(r"`(\w+)`", row[0]) for severity in row[1].split(", ")}
 
     assert listed == {(rule["alert"], rule["labels"]["severity"]) for rule in all_rules() if "alert" in rule}
+
+
+def test_the_page_lists_every_metric_of_backups():
+    section = (ROOT / "docs/monitoring.md").read_text().partition("\n## Metrics of backups\n")[2].partition("\n## ")[0]
+
+    assert re.findall(r"^\| `(lms_backup_\w+)", section, re.MULTILINE) == list(HELP_OF_BACKUPS)
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
