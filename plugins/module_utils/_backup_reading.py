@@ -20,6 +20,8 @@ from ansible_collections.bitflow.lms.plugins.module_utils._pipeline import Stage
 from ansible_collections.bitflow.lms.plugins.module_utils._progress import Progress
 
 GLOBALS = "globals."
+# Of files, what lies beside the archive: the sum of each of them.
+FILE_LIST = "files.list."
 # Where dump programs of SQL say that they came to their end. Not always in the last line, so the end is searched.
 TRAILER_ROOM = 512
 TRAILERS = (b"dump complete", b"Dump completed")
@@ -141,7 +143,9 @@ class Reader:
 
     def decode(self, described: Mapping[str, Any]) -> None:
         """Read an object to its end as a restore would, and restore nothing. CorruptObjectError when that cannot be done."""
-        if self.backup.kind == "files":
+        if self.backup.kind == "files" and described["name"].startswith(FILE_LIST):
+            self._try(described, [])
+        elif self.backup.kind == "files":
             self._try(described, [Stage(["tar", "--list", "--file", "-"])])
         elif self.backup.manifest.get("format_of_dump") == "custom" and not described["name"].startswith(GLOBALS):
             # Its list of contents stands at the beginning, and is there in a dump that was cut, too: everything has to be read.
