@@ -131,6 +131,7 @@ class Backup:
             "raw_size": self.manifest.get("raw_size"),
             "duration": self.manifest.get("duration_s"),
             "rows": sum(table.get("rows") or 0 for table in self.manifest.get("tables", [])) if self.kind == "database" else None,
+            "labels": dict(self.manifest.get("labels") or {}),
             "fault": self.fault or "; ".join(self.verifications[-1].mismatches if self.state == "corrupt" and self.verifications else ()),
         }
 

@@ -164,6 +164,11 @@ backups:
       returned: always
       type: int
       sample: 5123000
+    labels:
+      description: The labels that it was given.
+      returned: always
+      type: dict
+      sample: {release: 20261123010000-0a1b2c3}
     fault:
       description: Why it is corrupt, else empty.
       returned: always

@@ -232,6 +232,11 @@ backup:
       returned: always
       type: int
       sample: 5123000
+    labels:
+      description: The words of O(labels).
+      returned: always
+      type: dict
+      sample: {release: 20261123090000-0a1b2c3}
     fault:
       description: Why it is corrupt; otherwise nothing.
       returned: always

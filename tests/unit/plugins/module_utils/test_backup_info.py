@@ -65,7 +65,7 @@ def test_each_backup_is_listed_with_what_is_known_of_it(store: DirectoryStore) -
 
     sizes = [backup.size for backup in read_catalogue(store, "prod", "database", "lms").backups]
     shared = {"environment": "prod", "kind": "database", "name": "lms", "raw_size": 900, "duration": 1.5, "rows": 42}
-    released = {"verified": None, "held": False, "hold_reason": None, "hold_until": None, "fault": ""}
+    released = {"verified": None, "held": False, "hold_reason": None, "hold_until": None, "labels": {}, "fault": ""}
     assert result["backups"] == [
         {**shared, **released, **more, "path": f"prod/database/lms/{more['id']}", "size": size}
         for size, more in zip(
