@@ -8,11 +8,13 @@
 from __future__ import annotations
 
 import fnmatch
+import inspect
 import json
 import os
 import pwd
 import re
 import socket
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.bitflow.lms.plugins.module_utils import _postgresql_selection
 from ansible_collections.bitflow.lms.plugins.module_utils._database import (
     DatabaseError,
     DatabaseLockedError,
@@ -104,6 +107,22 @@ select c.oid::int8 as oid, n.nspname as schema, c.relname as name, c.relkind as 
    and n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
    and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
  order by n.nspname, c.relname
+"""
+
+# What single tables may need, named as a dump's contents name it.
+_EXISTING = """
+select 'SCHEMA' as kind, '- ' || nspname as name from pg_namespace
+union all select 'EXTENSION', '- ' || extname from pg_extension
+union all select case t.typtype when 'd' then 'DOMAIN' else 'TYPE' end, n.nspname || ' ' || t.typname
+  from pg_type t join pg_namespace n on n.oid = t.typnamespace where n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
+union all select 'COLLATION', n.nspname || ' ' || c.collname
+  from pg_collation c join pg_namespace n on n.oid = c.collnamespace where n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
+union all select 'SEQUENCE', n.nspname || ' ' || c.relname
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.relkind = 'S'
+union all select 'FUNCTION', n.nspname || ' ' || quote_ident(p.proname) || '('
+       || coalesce((select string_agg(format_type(a.type, null), ', ' order by a.place)
+                      from unnest(p.proargtypes) with ordinality a(type, place)), '') || ')'
+  from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
 """
 
 _UNREADABLE = """
@@ -446,6 +465,7 @@ class PostgreSQL:
     # What each restored database is to get in the end.
     _properties: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     _password: MemoryFile | None = None
+    _selections: list[MemoryFile] = field(default_factory=list)
 
     @property
     def base(self) -> dict[str, Any]:
@@ -597,12 +617,18 @@ class PostgreSQL:
 
     def restore(self, database: str, manifest: Mapping[str, Any], *, tables: Sequence[str] = (), owners: bool = True) -> Sequence[Stage]:
         """Return the programs that read a dump from standard input; any error fails."""
-        with self._maintenance() as session:
+        with self._session(database) as session:
             server = major_of(_version(session))
+            existing = session.records(_EXISTING) if tables else []
         if owners and not tables:
             self._properties[database] = (manifest.get("database") or {}).get("properties") or {}
+        base, selecting = self.base, []
+        if tables:
+            selection = self._selection(manifest, tables, existing)
+            base["descriptors"] = (*base.get("descriptors", ()), *(each.descriptor for each in selection))
+            selecting = [sys.executable or "python3", *(each.path for each in selection)]
         dumped_with = major_of(str((manifest.get("tool") or {}).get("version") or ""))
-        return restore_stages(self.clients, self.base, server, database, dumped_with, chosen=table_options(manifest, tables), owners=owners)
+        return restore_stages(self.clients, base, server, database, dumped_with, owners=owners, selecting=selecting)
 
     def finish_restore(self, database: str) -> None:
         """Give a restored database its owner, privileges and settings, and the planner its statistics."""
@@ -637,7 +663,7 @@ class PostgreSQL:
             statements = property_statements(restored, _properties(acting, live))
             acting.query("begin")
             for statement in statements:
-                acting.query(statement, ANSWER_TIMEOUT)
+                _give_property(acting, statement, live, restored)
             begun = time.monotonic()
             _rename(acting, ending, live, kept)
             _rename(acting, ending, restored, live)
@@ -654,10 +680,22 @@ class PostgreSQL:
             if not found:
                 return
             if not found[0]["comment"].startswith(OURS):
-                raise DatabaseError(
-                    f"The database {database} is not one that a restore made (its comment does not say so), and is not dropped."
-                )
+                raise DatabaseError(f"The database {database} is not dropped: its comment does not say that a restore made it.")
             session.query(f"drop database if exists {identifier(database)} with (force)")
+
+    def _selection(self, manifest: Mapping[str, Any], tables: Sequence[str], existing: Sequence[Mapping[str, str]]) -> list[MemoryFile]:
+        """Return the program that chooses tables from a dump, and what it is to choose."""
+        there: dict[str, list[str]] = {}
+        for row in existing:
+            there.setdefault(row["kind"], []).append(row["name"])
+        known = [f"{each['schema']} {each['name']}" for each in manifest.get("tables") or ()]
+        plan = {"tables": contents_names(manifest, tables), "known": known, "existing": there}
+        # A module that Ansible sent lies in an archive, of which no other program can run a part.
+        program = inspect.getsource(_postgresql_selection)
+        selection = [MemoryFile(content, _existing_user(self.login.system_user)) for content in (program, json.dumps(plan))]
+        # They are needed for as long as the stages are.
+        self._selections += selection
+        return selection
 
     def _client_for(self, server: int) -> int:
         """Return the client that messages speak of: the one that would dump, or the one that is too old for that."""
@@ -750,19 +788,17 @@ def create_statement(database: str, described: Mapping[str, Any], server: int) -
     return " ".join([f"create database {identifier(database)} template template0", *options])
 
 
-def table_options(manifest: Mapping[str, Any], tables: Sequence[str]) -> list[str]:
-    """Return pg_restore's options for single tables, which are named with or without their schema."""
-    known = {f"{each['schema']}.{each['name']}": (each["schema"], each["name"]) for each in manifest.get("tables") or ()}
-    options: list[str] = []
-    schemas = set()
+def contents_names(manifest: Mapping[str, Any], tables: Sequence[str]) -> list[str]:
+    """Return tables, which are named with or without their schema, as a dump's contents name them."""
+    known = [(each["schema"], each["name"]) for each in manifest.get("tables") or ()]
+    names = []
     for wanted in tables:
-        schema, name = known.get(wanted) or (None, wanted)
-        if schema and sum(each[1] == name for each in known.values()) > 1:
-            schemas.add(schema)
-        options.append(f"--table={name}")
-    if len(schemas) > 1:
-        raise LmsError(f"tables has tables of equal names in the schemas {', '.join(sorted(schemas))}: restore them one schema at a time.")
-    return [*(f"--schema={schema}" for schema in schemas), *options]
+        found = [each for each in known if wanted == f"{each[0]}.{each[1]}"] or [each for each in known if wanted == each[1]]
+        if len(found) != 1:
+            why = "is in several schemas, so name it with its schema" if found else "is not in the backup"
+            raise LmsError(f"tables has {wanted}, which {why}.")
+        names.append(" ".join(found[0]))
+    return names
 
 
 def restore_stages(
@@ -772,17 +808,16 @@ def restore_stages(
     database: str,
     dumped_with: int,
     *,
-    chosen: Sequence[str] = (),
     owners: bool = True,
+    selecting: Sequence[str] = (),
 ) -> list[Stage]:
-    """Return the programs that restore a dump: pg_restore, and where it is too new for the server, what makes its words fit."""
+    """Return the programs that restore a dump: pg_restore, and where it is too new for the server, what makes its words fit.
+
+    selecting is the program before pg_restore that chooses tables, with its arguments.
+    """
     major = clients.restoring(dumped_with, server)
-    argv = [
-        clients.program("pg_restore", major),
-        "--exit-on-error",
-        *([] if owners else ["--no-owner", "--no-privileges"]),
-        *chosen,
-    ]
+    privileges = [] if owners else ["--no-owner", "--no-privileges"]
+    argv = [*selecting, clients.program("pg_restore", major), "--exit-on-error", *privileges]
     unknown = [setting for since, setting in UNKNOWN_BEFORE.items() if server < since <= major]
     if not unknown:
         return [Stage([*argv, "--no-password", f"--dbname={conninfo(database)}"], **base)]
@@ -793,7 +828,7 @@ def restore_stages(
         *("--no-psqlrc", "--no-password", "--quiet", "--set=ON_ERROR_STOP=1", "--output=/dev/null"),
         f"--dbname={conninfo(database)}",
     ]
-    return [Stage([*argv, "--file=-"]), Stage(["sed", *removed]), Stage(psql, **base)]
+    return [Stage([*argv, "--file=-"], **base), Stage(["sed", *removed]), Stage(psql, **base)]
 
 
 def _existing_user(name: str) -> str:
@@ -907,8 +942,22 @@ def _end_sessions(session: PostgreSQLSession, database: str) -> None:
     """End everybody's sessions with a database."""
     session.records(
         "select pg_terminate_backend(pid) from pg_stat_activity"
-        f" where datname = {literal(database)} and pid <> pg_backend_pid() and backend_type <> 'autovacuum worker'"
+        # Autovacuum, which has no user, gives way by itself.
+        f" where datname = {literal(database)} and pid <> pg_backend_pid() and usesysid is not null"
     )
+
+
+def _give_property(session: PostgreSQLSession, statement: str, live: str, restored: str) -> None:
+    """Give the restored database what the live one has. Values may be secret, and stay out of the message."""
+    try:
+        session.query(statement, ANSWER_TIMEOUT)
+    except DatabaseError as error:
+        what = statement.partition(" TO ")[0]
+        raise DatabaseError(
+            f"Nothing was renamed, because {restored} would lack what {live} has ({what}): {error.message} Log in as a role that may set "
+            "it, or take it from the live database first.",
+            **error.details,
+        ) from error
 
 
 def _rename(acting: PostgreSQLSession, ending: PostgreSQLSession, old: str, new: str) -> None:

@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
@@ -227,8 +228,7 @@ class _Running:
         stage, status = self.stages[index], self.processes[index].returncode
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         said = self.said[index].decode("utf-8", errors="replace").strip()
-        last = f": {said.splitlines()[-1]}" if said else ""
-        return StageError(f"{stage.name} {how}{last}", program=stage.name, rc=status, stderr=said)
+        return StageError(f"{stage.name} {how}{_reason(said)}", program=stage.name, rc=status, stderr=said)
 
     def _stdout(self, index: int) -> IO[bytes]:
         output = self.processes[index].stdout
@@ -274,3 +274,10 @@ class _Running:
         while piece := stream.read1(PIECE):  # type: ignore[attr-defined]
             said += piece
             del said[:-STDERR_KEPT]
+
+
+def _reason(said: str) -> str:
+    """Return the line in which a program says what went wrong: the first one that calls it an error, or else the last one."""
+    lines = said.splitlines()
+    telling = [line for line in lines if re.search(r"\b(error|fatal)\b", line, re.IGNORECASE)] or lines[-1:]
+    return f": {telling[0]}" if telling else ""
