@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
-from ansible_collections.bitflow.lms.plugins.module_utils._backup_catalogue import Backup, is_hold
+from ansible_collections.bitflow.lms.plugins.module_utils._backup_catalogue import Backup, is_hold, iso
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_retention import DELETE, KEEP, SKIP, PartialVerdict, Plan, Verdict
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_store import MANIFEST, Entry, LockedObjectError, Store, StoreError
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
@@ -25,6 +26,26 @@ class Outcome:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     # Bytes.
     freed: int = 0
+
+
+def respect_locks(store: Store, plan: Plan, now: datetime) -> Plan:
+    """Leave alone what the bucket keeps: to delete it would only hide it.
+
+    The manifest is asked, which was written last and is kept the longest. A legal hold that backup_hold set ends with its note.
+    """
+    lock_of = getattr(store, "lock_of", None)
+    if lock_of is None:
+        return plan
+    verdicts = []
+    for verdict in plan.verdicts:
+        until, legal_hold = lock_of(f"{verdict.backup.path}/{MANIFEST}") if verdict.fate == DELETE else (None, False)
+        if until is not None and until > now:
+            verdicts.append(replace(verdict, fate=SKIP, reason=f"locked by the bucket until {iso(until)}"))
+        elif legal_hold and verdict.backup.hold is None:
+            verdicts.append(replace(verdict, fate=SKIP, reason="locked by a legal hold that backup_hold did not set"))
+        else:
+            verdicts.append(verdict)
+    return replace(plan, verdicts=tuple(verdicts))
 
 
 def carry_out(store: Store, plan: Plan) -> Outcome:
@@ -117,9 +138,13 @@ def _delete_rest(store: Store, entry: Entry, outcome: Outcome) -> None:
 def _lift_expired_hold(store: Store, backup: Backup, entries: Sequence[Entry]) -> None:
     """Take the legal hold of a bucket away, which knows no end of its own."""
     legal_hold = getattr(store, "legal_hold", None)
-    if backup.hold is not None and legal_hold is not None:
+    if backup.hold is None or legal_hold is None:
+        return
+    try:
         for entry in entries:
             legal_hold(entry.key, False)
+    except StoreError as error:
+        raise LockedObjectError(f"its hold has ended, and its legal hold cannot be lifted. {error.message}") from error
 
 
 def _sweep(store: Store, verdict: PartialVerdict, outcome: Outcome) -> None:

@@ -105,13 +105,14 @@ def read_duration(option: str, text: str) -> timedelta:
 
 
 def in_words(span: timedelta) -> str:
-    """Return a span of time in its two largest units, such as 3d 5h."""
+    """Return a span of time in its largest unit and the next one, such as 3d 5h."""
     seconds = max(int(span.total_seconds()), 0)
-    words = []
+    numbers = {}
     for unit in ("d", "h", "m", "s"):
-        number, seconds = divmod(seconds, UNITS[unit])
-        words += [f"{number}{unit}"] if number else []
-    return " ".join(words[:2]) or "0s"
+        numbers[unit], seconds = divmod(seconds, UNITS[unit])
+    words = [f"{number}{unit}" if number else "" for unit, number in numbers.items()]
+    largest = next((index for index, word in enumerate(words) if word), None)
+    return "0s" if largest is None else " ".join(filter(None, words[largest : largest + 2]))
 
 
 def make_plan(catalogue: Catalogue, rules: Rules, now: datetime) -> Plan:

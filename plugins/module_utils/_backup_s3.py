@@ -66,6 +66,8 @@ WRITER = "bitflow-writer"
 FORBIDDEN = frozenset({"403", "AccessDenied", "AllAccessDisabled", "Forbidden", "ObjectLocked"})
 NOT_FOUND = frozenset({"NoSuchKey", "NoSuchUpload", "404", "NotFound"})
 EXISTS = frozenset({"PreconditionFailed", "412"})
+# What a bucket without object lock answers to who asks for it.
+NO_LOCK = frozenset({"InvalidRequest", "NotImplemented", "ObjectLockConfigurationNotFoundError"})
 TRANSIENT = frozenset(
     {
         *("BadDigest", "ConditionalRequestConflict", "InternalError", "OperationAborted", "RequestLimitExceeded", "RequestTimeout"),
@@ -315,11 +317,28 @@ class S3Store:
                 left.size += entry.size
         return [left.partial(path) for path, left in sorted(found.items()) if path]
 
+    def lock_of(self, key: str) -> tuple[datetime | None, bool]:
+        """Return until when object lock keeps an object, and whether a legal hold does. A delete would hide it, and remove nothing."""
+        head = self.attempt(f"{key} cannot be looked at", lambda: self.client.head_object(**self.where(key)))
+        return head.get("ObjectLockRetainUntilDate"), head.get("ObjectLockLegalHoldStatus") == "ON"
+
     # Changing
 
     def create(self, key: str, content: bytes) -> None:
         """Write a small object, durably and at once or not at all."""
         self.put(key, content)
+
+    def legal_hold(self, key: str, on: bool) -> None:
+        """Set or lift the legal hold of an object. A bucket without object lock has none."""
+        status = {"Status": "ON" if on else "OFF"}
+        try:
+            self.attempt(
+                f"The legal hold of {key} cannot be set {status['Status']}",
+                lambda: self.client.put_object_legal_hold(**self.where(key), LegalHold=status),
+            )
+        except StoreError as error:
+            if error.__cause__ is None or error_code(error.__cause__) not in NO_LOCK:
+                raise
 
     def delete(self, key: str) -> None:
         """Delete an object. A bucket with versions keeps it behind a mark until its lifecycle ends it."""

@@ -109,7 +109,7 @@ attributes:
   check_mode:
     support: full
     details:
-      - Returns the plan. That nothing may be deleted is a warning then, and no failure. Locks are only met when something is deleted.
+      - Returns the plan. That nothing may be deleted is a warning then, and no failure.
   diff_mode:
     support: full
   platform:
@@ -190,7 +190,7 @@ aborted_uploads:
       type: int
       sample: 104857600
 freed:
-  description: Bytes that were freed.
+  description: Bytes that were freed. A bucket with versions frees them when its lifecycle ends what was deleted.
   returned: always
   type: int
   sample: 418119680
@@ -206,7 +206,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_catalogue import KINDS, check_name, now_utc, read_catalogue
-from ansible_collections.bitflow.lms.plugins.module_utils._backup_prune import as_result, carry_out, foresee
+from ansible_collections.bitflow.lms.plugins.module_utils._backup_prune import as_result, carry_out, foresee, respect_locks
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_repositories import name_argspec, open_store, repository_argspec
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_retention import COUNTS, Rules, make_plan
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_store import Store
@@ -221,7 +221,7 @@ def run(store: Store, params: dict[str, Any], check_mode: bool, now: datetime) -
         check_name("name", params["name"])
     store.facts()
     catalogue = read_catalogue(store, params["environment"], params["kind"], params["name"] or "")
-    plan = make_plan(catalogue, rules, now)
+    plan = respect_locks(store, make_plan(catalogue, rules, now), now)
     return as_result(plan, foresee(plan) if check_mode else carry_out(store, plan))
 
 

@@ -21,7 +21,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._backup_catalogue impo
     verification_key,
 )
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_directory import DirectoryStore
-from ansible_collections.bitflow.lms.plugins.module_utils._backup_prune import as_result, carry_out, foresee
+from ansible_collections.bitflow.lms.plugins.module_utils._backup_prune import as_result, carry_out, foresee, respect_locks
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_retention import Plan, Rules, make_plan
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_store import LockedObjectError, StoreError
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
@@ -53,10 +53,21 @@ class Bucket(DirectoryStore):
 
 
 class LegalBucket(Bucket):
-    """A bucket that knows legal holds."""
+    """A bucket that knows locks and legal holds."""
+
+    def __init__(self, root: Path, locks: dict[str, tuple[datetime | None, bool]] | None = None, may_lift: bool = True) -> None:
+        super().__init__(root)
+        self.locks = locks or {}
+        self.may_lift = may_lift
+
+    def lock_of(self, key: str) -> tuple[datetime | None, bool]:
+        """Return what keeps an object."""
+        return self.locks.get(key, (None, False))
 
     def legal_hold(self, key: str, on: bool) -> None:
         """Note it."""
+        if not self.may_lift:
+            raise StoreError("The identity may not do that.")
         self.asked.append(("legal_hold", key, str(on)))
 
 
@@ -239,6 +250,37 @@ def test_a_hold_that_has_ended_is_taken_from_the_bucket_too(tmp_path: Path) -> N
         *(("legal_hold", f"{old}/{file}", "False") for file in ("data.dump", "hold.json", "manifest.json")),
         *(("delete", f"{old}/{file}") for file in ("manifest.json", "data.dump", "hold.json")),
     ]
+
+
+def test_a_legal_hold_that_may_not_be_lifted_keeps_the_backup_and_is_no_failure(tmp_path: Path) -> None:
+    bucket = LegalBucket(tmp_path, may_lift=False)
+    old, new = put(bucket, 2 * DAY), put(bucket, DAY)
+    bucket.create(hold_key(old, 1), canonical({"reason": "audit", "until": "2026-11-22T00:00:00Z"}))
+
+    result = as_result(plan := planned(bucket), carry_out(bucket, plan))
+
+    reason = "locked: its hold has ended, and its legal hold cannot be lifted. The identity may not do that."
+    assert result["skipped"] == [{"path": old, "reason": reason}]
+    assert paths(look(bucket).backups) == [old, new]
+
+
+def test_only_what_the_bucket_does_not_keep_is_deleted(tmp_path: Path) -> None:
+    bucket = LegalBucket(tmp_path)
+    locked, ended, foreign, ours, new = (put(bucket, age * DAY) for age in (5, 4, 3, 2, 1))
+    bucket.create(hold_key(ours, 1), canonical({"reason": "audit", "until": "2026-11-22T00:00:00Z"}))
+    states = {locked: (NOW + DAY, False), ended: (NOW - DAY, False), foreign: (None, True), ours: (None, True), new: (NOW + DAY, True)}
+    bucket.locks = {f"{path}/manifest.json": state for path, state in states.items()}
+
+    plan = respect_locks(bucket, planned(bucket), NOW)
+
+    assert [(verdict.backup.path, verdict.fate, verdict.reason) for verdict in plan.verdicts] == [
+        (locked, "skip", "locked by the bucket until 2026-11-24T10:00:00Z"),
+        (ended, "delete", "no rule keeps it"),
+        (foreign, "skip", "locked by a legal hold that backup_hold did not set"),
+        (ours, "delete", "no rule keeps it"),
+        (new, "keep", "newest good, last 1"),
+    ]
+    assert respect_locks(Bucket(tmp_path), planned(bucket), NOW) == planned(bucket)
 
 
 def test_what_an_interrupted_backup_left_is_swept_and_what_is_written_is_not(bucket: Bucket) -> None:

@@ -448,6 +448,7 @@ def test_rules_that_keep_nothing_are_refused(wrong: dict[str, Any], message: str
         ("90s", 90, "1m 30s"),
         ("5m", 300, "5m"),
         ("277205s", 277205, "3d 5h"),
+        ("1728001s", 1728001, "20d"),
         ("24h", 86400, "1d"),
         ("3d", 259200, "3d"),
         ("2w", 1209600, "14d"),
