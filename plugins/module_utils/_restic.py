@@ -143,8 +143,9 @@ def parse_problems(errors: Iterable[str]) -> list[tuple[str, str]]:
         if not isinstance(message, dict) or message.get("message_type") != "error":
             continue
         error = message.get("error") or {}
-        text = str(error.get("message") or f"{error.get('Op', '')} {error.get('Err', '')}").strip()
-        gone = _MISSING.search(text) or error.get("Err") in (_ENOENT, _ESTALE)
+        code = error.get("Err")
+        text = str(error.get("message") or (os.strerror(code) if isinstance(code, int) else "restic does not say why"))
+        gone = _MISSING.search(text) or code in (_ENOENT, _ESTALE)
         path = str(message.get("item") or "").lstrip("/")
         # The first complaint of a path is the cause.
         found.setdefault(path, VANISHED if gone else f"{UNREADABLE}: {text}")
