@@ -170,12 +170,6 @@ def test_nothing_is_forgotten_when_catalogue_and_repository_do_not_fit(newest: s
 
 KEYS = {"access_key": "AKIA", "secret_key": "hush", "session_token": "token"}
 S3 = {"endpoint_url": "http://127.0.0.1:5000", "region": "eu-central-1", **KEYS}
-    "endpoint_url": "http://127.0.0.1:5000",
-    "region": "eu-central-1",
-    "access_key": "AKIA",
-    "secret_key": "hush",
-    "session_token": "token",
-}
 
 
 def test_a_repository_lies_beside_the_backups_on_disk() -> None:
