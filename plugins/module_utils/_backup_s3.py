@@ -39,12 +39,12 @@ try:
     import botocore.credentials
     import botocore.session
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
     from urllib3.exceptions import HTTPError
 except ImportError as error:
     MISSING: ImportError | None = error
     # So that the code that names them can be read; nothing of it runs without a client.
-    BotoCoreError = ClientError = HTTPClientError = LmsError
+    BotoCoreError = ClientError = HTTPClientError = NoCredentialsError = LmsError
     HTTPError = LmsError  # type: ignore[misc, assignment]
 else:
     MISSING = None
@@ -226,6 +226,7 @@ class S3Store:
         self.uri = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
         # Whether the service knows If-None-Match, as far as it was seen.
         self.conditional = True
+        self.prefix = prefix
         self._prefix = f"{prefix}/" if prefix else ""
         self._sleep = sleep
         for operation in ("PutObject", "CompleteMultipartUpload"):
@@ -376,12 +377,11 @@ class S3Store:
         return {"Bucket": self.bucket, "Key": self._prefix + key}
 
     def exists(self, key: str) -> bool:
-        """Say whether an object is there."""
-        try:
-            self.attempt(f"{key} cannot be looked for", lambda: self.client.head_object(**self.where(key)))
-        except MissingObjectError:
-            return False
-        return True
+        """Say whether an object is there. By a list: for one that is missing, HEAD is denied to who may list below a prefix only."""
+        where = self.where(key)
+        what = f"{key} cannot be looked for"
+        page = self.attempt(what, lambda: self.client.list_objects_v2(Bucket=where["Bucket"], Prefix=where["Key"], MaxKeys=1))
+        return any(item["Key"] == where["Key"] for item in page.get("Contents", []))
 
     def look_first(self, key: str) -> None:
         """Refuse to replace an object where the service cannot refuse it itself."""
@@ -468,6 +468,8 @@ class S3Store:
             return StoreError(f"{what}: there is no bucket {self.bucket}. The module backup_repository creates it.")
         if code in FORBIDDEN:
             return DeniedError(f"{what}: the identity that is used may not do that in {self.uri}.")
+        if isinstance(error, NoCredentialsError):
+            return StoreError(f"{what}: there are no keys. Give s3.access_key and s3.secret_key, or run it where the SDK finds some.")
         said = error.response["Error"].get("Message", code) if isinstance(error, ClientError) else str(error)
         return StoreError(f"{what}: {code + ': ' if code else ''}{said} (repository {self.uri}).")
 

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_catalogue import read_catalogue, seal
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_directory import DirectoryStore
+from ansible_collections.bitflow.lms.plugins.module_utils._backup_repository_settings import Lifecycle
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_s3 import Retention, S3Options, S3Store, client_for
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_store import (
     LockedObjectError,
@@ -30,10 +31,12 @@ from ansible_collections.bitflow.lms.plugins.module_utils._backup_store import (
     Store,
     StoreError,
 )
+from ansible_collections.bitflow.lms.plugins.modules import backup_repository
 
 PROJECT = Path(__file__).parents[2]
 sys.path.insert(0, str(PROJECT / "tests/lab"))
 
+from database_host import Host
 from s3_proxy import Fault, Lab, answer, answer_done, no_conditions, part_limit
 
 PATH = "prod/database/lms/20261123T102835Z-6f3a91c2"
@@ -471,7 +474,7 @@ def test_a_manifest_that_is_there_although_nobody_could_tell_keeps_its_data(lab:
     upload = draft.upload("data.dump")
     upload.complete()
     lab.proxy.add(answer_done(500, "InternalError", operation="PutObject", times=None))
-    lab.proxy.add(answer(503, "SlowDown", operation="HeadObject", times=5))
+    lab.proxy.add(answer(503, "SlowDown", operation="HeadObject", times=None))
 
     with pytest.raises(StoreError):
         draft.publish(b"{}\n")
@@ -617,6 +620,127 @@ def test_retention_without_object_lock_is_refused_before_anything_is_written(lab
         s3_store(lab, bucket, retention=Retention("GOVERNANCE", 7)).facts()
 
 
+def test_a_role_is_assumed(lab: Lab, bucket: str) -> None:
+    assuming = replace(OPTIONS, endpoint_url=lab.endpoint, role_arn="arn:aws:iam::123456789012:role/backup")
+    write(s3_store(lab, bucket))
+
+    store = S3Store(client_for(assuming), bucket, "backups/lms", assuming)
+
+    assert keys(store) == [DATA, MANIFEST]
+    # Given by the service for the role, not the keys of the options.
+    assert "Credential=lab/" not in lab.proxy.requests[-1].headers["authorization"]
+
+
+# How a bucket is set up
+
+
+def set_up(lab: Lab, name: str, check_mode: bool = False, **options: Any) -> dict[str, Any]:
+    """Run what the module backup_repository runs."""
+    s3 = {"endpoint_url": lab.endpoint, "region": "eu-central-1", "access_key": "lab", "secret_key": "lab", "sse": "AES256"}
+    defaults = {option: spec.get("default") for option, spec in backup_repository.argument_spec().items()}
+    return backup_repository.run({**defaults, "repository": f"s3://{name}/lms", "s3": s3, **options}, check_mode)
+
+
+def new_bucket() -> str:
+    """Return the name of a bucket that is not there."""
+    return "test-new-" + os.urandom(4).hex()
+
+
+def test_a_bucket_is_created_and_set_up_once(lab: Lab, administrator: Any) -> None:
+    lab.proxy.clear()
+    name = new_bucket()
+    wanted: dict[str, Any] = {"object_lock": {"mode": "COMPLIANCE", "days": 14}, "recipients": ["age1b", "age1a"]}
+
+    planned = set_up(lab, name, check_mode=True, **wanted)
+    asked = {request.operation for request in lab.proxy.requests}
+    made = set_up(lab, name, **wanted)
+    again = set_up(lab, name, **wanted)
+
+    assert asked == {"HeadBucket"}
+    settings = ("versioning", "object_lock", "public_access_block", "encryption", "lifecycle")
+    steps = [f"create the bucket {name}", *(f"set {setting} of the bucket {name}" for setting in settings), "write repository.json"]
+    assert (planned["changed"], planned["plan"], planned["id"]) == (True, steps, "")
+    assert (made["changed"], made["plan"], made["settings"]) == (True, steps, planned["settings"])
+    assert (again["changed"], again["plan"], again["id"], again["settings"]) == (False, [], made["id"], made["settings"])
+    assert again["diff"]["before"] == again["diff"]["after"] == made["diff"]["after"]
+    assert made["settings"] == {
+        "exists": True,
+        "versioning": True,
+        "public_access_block": True,
+        "encryption": {"sse": "AES256", "kms_key_id": ""},
+        "object_lock": {"mode": "COMPLIANCE", "days": 14},
+        "lifecycle": Lifecycle().rule("lms/"),
+    }
+    # And that is what the service says, not only what was read back.
+    assert administrator.get_bucket_versioning(Bucket=name)["Status"] == "Enabled"
+    lock = administrator.get_object_lock_configuration(Bucket=name)["ObjectLockConfiguration"]["Rule"]["DefaultRetention"]
+    assert (lock["Mode"], lock["Days"]) == ("COMPLIANCE", 14)
+
+
+def test_changed_settings_converge_and_those_of_others_stay(lab: Lab, administrator: Any) -> None:
+    lab.proxy.clear()
+    name = new_bucket()
+    first = set_up(lab, name)
+    other = {"ID": "logs", "Status": "Enabled", "Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 7}}
+    rules = administrator.get_bucket_lifecycle_configuration(Bucket=name)["Rules"]
+    administrator.put_bucket_lifecycle_configuration(Bucket=name, LifecycleConfiguration={"Rules": [*rules, other]})
+
+    shown = set_up(lab, name, check_mode=True, lifecycle={"expire_days": 400}, recipients=["age1c"])
+    changed = set_up(lab, name, lifecycle={"expire_days": 400}, recipients=["age1c"])
+    cleared = set_up(lab, name, lifecycle={"abort_incomplete_days": 0, "expire_days": 0, "noncurrent_days": 0}, recipients=["age1c"])
+
+    assert shown["plan"] == changed["plan"] == [f"set lifecycle of the bucket {name}", "write repository.json"]
+    assert changed["id"] == first["id"]
+    assert changed["diff"]["after"]["lifecycle"]["Expiration"] == {"Days": 400}
+    assert cleared["plan"] == [f"set lifecycle of the bucket {name}"]
+    left = administrator.get_bucket_lifecycle_configuration(Bucket=name)["Rules"]
+    assert [rule["ID"] for rule in left] == ["logs"]
+
+
+def test_object_lock_cannot_be_added_later(lab: Lab) -> None:
+    lab.proxy.clear()
+    name = new_bucket()
+    set_up(lab, name)
+
+    with pytest.raises(StoreError, match="has no object lock, which it can be given only when it is created"):
+        set_up(lab, name, object_lock={"mode": "GOVERNANCE", "days": 7})
+
+
+def test_a_service_without_some_settings_is_named_and_can_be_used(lab: Lab) -> None:
+    lab.proxy.clear()
+    name = new_bucket()
+    lab.proxy.add(*(answer(501, "NotImplemented", operation=f"{verb}PublicAccessBlock", times=None) for verb in ("Get", "Put")))
+
+    with pytest.raises(StoreError, match="set public_access_block of the bucket"):
+        set_up(lab, name)
+    set_up(lab, name, public_access_block=False)
+
+    assert set_up(lab, name, public_access_block=False)["changed"] is False
+
+
+def test_a_bucket_that_was_made_although_the_answer_was_lost_is_ours(lab: Lab) -> None:
+    lab.proxy.clear()
+    lab.proxy.add(Fault("CreateBucket", lose_answer=True))
+
+    assert set_up(lab, new_bucket())["changed"] is True
+
+
+@pytest.mark.parametrize("kind", ["directory", "s3"])
+def test_the_module_sets_up_a_repository_on_a_host(lab: Lab, host: Host, kind: str) -> None:
+    lab.proxy.clear()
+    uri = f"/srv/{new_bucket()}" if kind == "directory" else f"s3://{new_bucket()}/lms"
+    keys_and_address = {"endpoint_url": lab.endpoint_for(host.name), "region": "eu-central-1", "access_key": "lab", "secret_key": "lab"}
+    options: dict[str, Any] = {"repository": uri} if kind == "directory" else {"repository": uri, "s3": keys_and_address}
+
+    planned = host.module("backup_repository", check_mode=True, **options)
+    made = host.module("backup_repository", **options)
+    again = host.module("backup_repository", **options)
+
+    assert [planned["changed"], made["changed"], again["changed"]] == [True, True, False]
+    assert planned["plan"] == made["plan"] == [*made["plan"][:-1], "write repository.json"]
+    assert again["id"] == made["id"] != ""
+
+
 # How much memory it takes
 
 METER = """
@@ -638,7 +762,7 @@ print(int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]
 
 
 def test_memory_does_not_grow_with_the_backup(lab: Lab, s3: S3Store) -> None:
-    argv = [sys.executable, "-c", METER, str(PROJECT / "collections"), s3.uri, lab.endpoint, PATH, os.environ.get("LMS_STREAM_MIB", "120")]
+    argv = [sys.executable, "-c", METER, str(PROJECT / "collections"), s3.uri, lab.endpoint, PATH, os.environ.get("LMS_STREAM_MIB", "80")]
 
     peak = int(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
 

@@ -19,6 +19,7 @@ import os
 import re
 import socket
 import struct
+import subprocess
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -335,9 +336,11 @@ class Lab:
         """Return where the programs of this machine find it."""
         return f"http://127.0.0.1:{self.proxy.port}"
 
-    def endpoint_for(self, gateway: str) -> str:
-        """Return where a container finds it, whose default route goes over this address."""
-        return f"http://{gateway}:{self.proxy.port}"
+    def endpoint_for(self, container: str) -> str:
+        """Return where a container finds it: at this machine's end of the container's network."""
+        form = "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}"
+        found = subprocess.run(["docker", "inspect", "--format", form, container], check=True, capture_output=True, text=True)
+        return f"http://{found.stdout.strip()}:{self.proxy.port}"
 
     def __enter__(self) -> Lab:
         return self
