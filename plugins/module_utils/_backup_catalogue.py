@@ -20,8 +20,10 @@ from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsErro
 FORMAT = 1
 KINDS = ("database", "files")
 HOLD = "hold.json"
-# What a verification looked at, from the least to the most: only the last one proves a backup.
+# What a verification looked at, from the least to the most.
 LEVELS = ("manifest", "checksum", "decode", "restore")
+# What proves a backup: a database has to have been restored; of files, each one was read and held against its sum.
+PROOF = {"database": "restore", "files": "decode"}
 SELECTORS = "latest, latest_verified, before:<time>, or an id"
 
 _ID = re.compile(r"^(?P<time>\d{8}T\d{6}Z)-(?P<random>[0-9a-f]{8})$")
@@ -94,10 +96,10 @@ class Backup:
 
     @property
     def verified(self) -> datetime | None:
-        """Return when it was last restored for a trial and found equal, unless a later look found it corrupt."""
+        """Return when it was last proven (PROOF), unless a later look found it corrupt."""
         if not self.verifications or not self.verifications[-1].ok:
             return None
-        return max((look.time for look in self.verifications if look.ok and look.level == "restore"), default=None)
+        return max((look.time for look in self.verifications if look.ok and look.level == PROOF[self.kind]), default=None)
 
     @property
     def size(self) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -138,6 +139,13 @@ def test_the_last_look_says_what_a_backup_is_worth(repository: Repository, looks
     backup = repository.all()[0]
 
     assert (backup.state, backup.good) == (state, good)
+
+
+def test_files_are_proven_when_each_was_read_and_a_database_is_not(repository: Repository) -> None:
+    repository.look(repository.add(), "decode", True)
+    database = repository.all()[0]
+
+    assert [database.state, replace(database, kind="files").state] == ["complete", "verified"]
 
 
 def test_a_suspicious_one_counts_only_once_it_was_restored(repository: Repository) -> None:
