@@ -70,7 +70,8 @@ options:
       part_size:
         description:
           - Size of the first parts of an upload, in bytes. It doubles each eighth of O(s3.max_parts). 5 MiB at least.
-          - Two parts are kept in memory. The whole stays below 160 MiB, unless the backup is so large that parts have to be larger.
+          - Parts are kept in memory until they are sent. With the defaults that stays below 160 MiB for objects of up to 136 GiB, and for
+            those of up to 13 GiB where O(s3.max_parts=1000).
         type: int
         default: 16777216
       max_parts:

@@ -48,7 +48,7 @@ def test_the_etag_of_parts_is_the_sum_of_their_sums() -> None:
 
 def refusal(status: int, code: str) -> ClientError:
     """Return an error as the SDK raises it."""
-    return ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject")  # type: ignore[typeddict-item]
+    return ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject")
 
 
 @pytest.mark.parametrize(
