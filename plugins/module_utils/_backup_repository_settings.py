@@ -35,8 +35,9 @@ class Lifecycle:
     """What a bucket does by itself as time passes (days; 0 is never)."""
 
     abort_incomplete_days: int = 2
-    expire_days: int = 90
-    noncurrent_days: int = 30
+    # 0, or when backups stop the last good one would go too.
+    expire_days: int = 0
+    noncurrent_days: int = 90
 
     @classmethod
     def of(cls, option: Mapping[str, Any] | None) -> Lifecycle:

@@ -58,7 +58,7 @@ options:
       - Keep every object of a bucket from being deleted or replaced for some days. Left out, it stays as it is.
       - A bucket can be given it only when it is created. Afterwards O(object_lock.mode) and O(object_lock.days) can be changed, for
         objects that are written from then on.
-      - Choose fewer days than O(lifecycle.expire_days).
+      - Choose fewer days than O(lifecycle.expire_days), where that is used.
     type: dict
     suboptions:
       mode:
@@ -86,16 +86,16 @@ options:
       expire_days:
         description:
           - Delete everything that is older, whatever M(bitflow.lms.backup_prune) would keep, and also what M(bitflow.lms.backup_hold)
-            holds. It is the last limit, for when nobody prunes.
-          - Set it higher than the longest retention, or to V(0), where monthly or yearly backups are kept. When backups stop, the last one
-            is deleted too after this time; the alerts of the role C(backup) come long before.
+            holds. When backups stop, the last one is deleted too after this time.
+          - A bucket cannot tell a good backup from a bad one. Leave it at V(0), and let M(bitflow.lms.backup_prune) decide by what is there.
         type: int
-        default: 90
+        default: 0
       noncurrent_days:
         description:
-          - Delete for good what was deleted or replaced so long ago, where there are versions.
+          - Delete for good what was deleted so long ago, where there are versions. Until then a backup that was pruned by mistake comes back
+            by removing the marker.
         type: int
-        default: 30
+        default: 90
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
   - bitflow.lms.backup_repository
@@ -131,8 +131,6 @@ EXAMPLES = r"""
     object_lock:
       mode: COMPLIANCE
       days: 14
-    lifecycle:
-      expire_days: 400
   register: repository
   delegate_to: localhost
   run_once: true
@@ -218,8 +216,8 @@ def argument_spec() -> dict[str, dict[str, Any]]:
             "default": {},
             "options": {
                 "abort_incomplete_days": {"type": "int", "default": 2},
-                "expire_days": {"type": "int", "default": 90},
-                "noncurrent_days": {"type": "int", "default": 30},
+                "expire_days": {"type": "int", "default": 0},
+                "noncurrent_days": {"type": "int", "default": 90},
             },
         },
     }

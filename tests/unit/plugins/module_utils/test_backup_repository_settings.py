@@ -41,8 +41,7 @@ def actions(policy: dict[str, Any]) -> list[str]:
             Lifecycle(),
             {
                 "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 2},
-                "Expiration": {"Days": 90},
-                "NoncurrentVersionExpiration": {"NoncurrentDays": 30},
+                "NoncurrentVersionExpiration": {"NoncurrentDays": 90},
             },
         ),
         (Lifecycle(3, 0, 0), {"AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 3}}),
