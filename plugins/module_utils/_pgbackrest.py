@@ -355,21 +355,24 @@ def settled(tool: Pgbackrest, timeout: int) -> State:
     return state
 
 
-def back_up(tool: Pgbackrest, check_mode: bool, kind: str, max_age: int, options: Sequence[str]) -> dict[str, Any]:
-    """Make a backup, unless there is one that is young enough."""
+def back_up(tool: Pgbackrest, check_mode: bool, kind: str, max_age: int, repository: int, options: Sequence[str]) -> dict[str, Any]:
+    """Make a backup in a repository, unless there is one that is young enough."""
     before = tool.look()
     check_created(before.stanza)
-    sufficient = young_enough(before.stanza, kind, max_age, before.now)
+    # Of several, pgBackRest itself takes the first.
+    there = before.stanza.only_in(repository or min(item.key for item in before.stanza.repositories))
+    sufficient = young_enough(there, kind, max_age, before.now)
     if sufficient:
         return result(before, backup=sufficient)
     if not before.server.running:
         raise LmsError(f"No PostgreSQL runs in {before.server.data}, so there is nothing to back up. Start it first.")
-    plan = [tool.argv("backup", f"--type={kind}", *options)]
-    last = before.stanza.newest()
+    options = [f"--type={kind}", *([f"--repo={repository}"] if repository else []), *options]
+    plan = [tool.argv("backup", *options)]
+    last = there.newest()
     shown = {"newest": last.label if last else None}
     if check_mode:
         return result(before, changed=True, plan=plan, before=shown, after={"newest": f"a new backup ({kind})"})
-    output = tool.command("backup", f"--type={kind}", *options)
+    output = tool.command("backup", *options)
     after = tool.look()
     known = {backup.label for backup in before.stanza.backups}
     made = next((backup for backup in reversed(after.stanza.backups) if backup.label not in known), None)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -141,8 +141,12 @@ class Stanza:
     @property
     def missing(self) -> int:
         """Return how many segments are missing after the newest backup: the recovery to now is cut off until the next backup."""
-        newest = self.newest()
-        return sum(gap.count for gap in self.gaps_after(newest)) if newest else 0
+        newest = [self.only_in(repository.key).newest() for repository in self.repositories]
+        return sum(gap.count for backup in newest if backup for gap in self.gaps_after(backup))
+
+    def only_in(self, repository: int) -> Stanza:
+        """Return the stanza with the backups of one repository."""
+        return replace(self, backups=[backup for backup in self.backups if backup.repository == repository])
 
     def describe(self, now: float) -> dict[str, Any]:
         """Return it as plain data."""

@@ -53,6 +53,10 @@ options:
       - Make no backup when there is one of O(type), or of a stronger type, that is younger than this (seconds). V(0) always makes one.
     type: int
     default: 0
+  repository:
+    description:
+      - The number of the repository that a backup goes to, where there are several. Left out, the first.
+    type: int
   archive_timeout:
     description:
       - How long a segment may take to the repository with O(state=checked) (seconds).
@@ -365,7 +369,7 @@ def run(tool: Pgbackrest, params: dict[str, Any], check_mode: bool) -> dict[str,
         return check(tool, check_mode, params["archive_timeout"])
     if state == "backup":
         options = [f"--process-max={params['process_max']}"] if params["process_max"] else []
-        return back_up(tool, check_mode, params["type"], params["max_age"], options)
+        return back_up(tool, check_mode, params["type"], params["max_age"], params["repository"] or 0, options)
     if state == "expired":
         return expire(tool, check_mode)
     if state == "verified":
@@ -387,6 +391,7 @@ def main() -> None:
             },
             "type": {"type": "str", "choices": ["full", "diff", "incr"], "default": "incr"},
             "max_age": {"type": "int", "default": 0},
+            "repository": {"type": "int"},
             "archive_timeout": {"type": "int", "default": 60},
             "target_time": {"type": "str"},
             "target_lsn": {"type": "str"},
