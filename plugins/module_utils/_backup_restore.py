@@ -27,6 +27,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._backup_rebuild import
     choose_tables,
     compare,
     digest_of,
+    family,
     fill,
     mark_of,
     obstacles,
@@ -118,6 +119,11 @@ def decide(
     live = settings.database or settings.name
     beside = settings.database if settings.mode == "new" and settings.database else beside_name(live, settings.mode, backup.id)
     tables = tuple(choose_tables(backup.manifest, settings.tables))
+    if tables and settings.confirm and family(backup.manifest) == "postgresql":
+        raise LmsError(
+            "confirm is given with mode tables, but pg_restore brings single tables back without their keys, indexes and sequences, which "
+            "would serve nobody. Restore the backup with mode new, and copy from there with pg_dump --table."
+        )
     marks = {name: Mark.read(comment) for name, comment in databases.items()}
     abandoned = tuple(sorted(name for name, mark in marks.items() if mark and mark.purpose == "restoring" and mark.abandoned(now, dead)))
     if settings.mode != "new" and live not in databases:

@@ -35,9 +35,10 @@ options:
       - V(new) makes a new database. One of this name that was restored from this backup already is no change; any other one is refused.
       - V(swap) restores into C(<database>__r_<id>), or takes what V(new) left there, and puts it in the place of the live database. That is
         kept as C(<database>__before_<time>). Connections to the live database are ended.
-      - V(tables) restores only O(tables), into C(<database>__t_<id>). With O(confirm), those of them that the live database lacks are
-        then restored there as well. A table that is there is never written to, whatever is in it; copy its rows yourself, from the
-        database beside.
+      - V(tables) restores only O(tables), into C(<database>__t_<id>), to look at them and to copy rows from them. With O(confirm), those
+        of them that the live database lacks are then restored there as well; a table that is there is never written to, whatever is in it.
+      - PostgreSQL brings single tables back with their rows, but without keys, indexes, sequences and types of their own. There V(tables)
+        takes no O(confirm); restore with V(new), and copy from there with C(pg_dump --table).
     type: str
     choices: [new, swap, tables]
     default: new
@@ -62,7 +63,7 @@ options:
   confirm:
     description:
       - The name of the live database, to say that it is meant. Required with O(mode=swap), and with O(mode=tables) where the live
-        database is to get the tables.
+        database is to get the tables that it lacks (MariaDB and MySQL only).
     type: str
   safety_backup:
     description:

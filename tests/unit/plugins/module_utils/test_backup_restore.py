@@ -59,7 +59,7 @@ class Files:
         self.login = Login("postgresql", unix_socket=str(root))
         self.comments: dict[str, str] = {}
         self.asked: list[tuple[str, ...]] = []
-        self.version = "17.6"
+        self.flavour, self.version = "postgresql", "17.6"
         # Called before the same step; may raise.
         self.trouble: dict[str, Callable[[], None]] = {}
         # The program that restores, where it is another one.
@@ -79,7 +79,7 @@ class Files:
 
     def server(self) -> Server:
         """Return the version."""
-        return Server("postgresql", self.version, self.version)
+        return Server(self.flavour, self.version, self.version)
 
     def data_directory(self) -> str:
         """Return where the data is."""
@@ -104,7 +104,7 @@ class Files:
     def restore(self, database: str, manifest: Mapping[str, Any], *, tables: Sequence[str] = (), owners: bool = True) -> list[Stage]:
         """Return what copies the dump, or the lines of some tables."""
         self.do("restore", database, *tables, "owners" if owners else "no owners")
-        lines = [f"-e^{table} " for table in tables]
+        lines = [f"-e\\(^\\|\\.\\){table} " for table in tables]
         pick = ["grep", *lines] if tables else ["cat"]
         return [Stage(self.program or ["sh", "-c", 'database=$1; shift; "$@" >> "$database"', "sh", str(self.root / database), *pick])]
 
@@ -837,12 +837,22 @@ def test_single_tables_are_restored_beside(store: DirectoryStore, server: Files)
 
 
 def test_only_tables_that_the_live_database_lacks_are_restored_into_it(store: DirectoryStore, server: Files) -> None:
-    put(store)
+    put(store, database={"engine": "mariadb", "server_version": "11.8.2"})
+    server.flavour, server.version = "mariadb", "11.8.3"
 
     outcome = restore(store, server, mode="tables", tables=["courses", "users"], confirm="lms")
 
-    assert (outcome.copied, outcome.present, outcome.safety_backup) == (["public.courses"], ["public.users"], "20261123T105959Z-5afe5afe")
+    assert (outcome.copied, outcome.present, outcome.safety_backup) == (["courses"], ["users"], "20261123T105959Z-5afe5afe")
     assert (server.root / "lms").read_text() == "public.users 1\npublic.courses 2\n"
+
+
+def test_tables_that_would_come_without_their_keys_are_not_restored_where_they_serve(store: DirectoryStore, server: Files) -> None:
+    put(store)
+
+    with pytest.raises(LmsError, match="without their keys, indexes and sequences"):
+        restore(store, server, mode="tables", tables=["courses"], confirm="lms")
+
+    assert server.asked == []
 
 
 def test_a_name_that_the_server_would_cut_is_refused(store: DirectoryStore, server: Files) -> None:
