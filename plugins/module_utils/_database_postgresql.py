@@ -7,17 +7,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 import inspect
 import json
-import os
 import pwd
-import re
-import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,12 +28,12 @@ from ansible_collections.bitflow.lms.plugins.module_utils._database import (
     Server,
     Table,
 )
-from ansible_collections.bitflow.lms.plugins.module_utils._database_session import ClientSession
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._memory_file import MemoryFile
 from ansible_collections.bitflow.lms.plugins.module_utils._pipeline import Stage
 from ansible_collections.bitflow.lms.plugins.module_utils._postgresql_clients import Clients, major_of
 from ansible_collections.bitflow.lms.plugins.module_utils._postgresql_roles import (
+    clearing_statements,
     identifier,
     joined,
     literal,
@@ -45,112 +41,37 @@ from ansible_collections.bitflow.lms.plugins.module_utils._postgresql_roles impo
     role_names,
     role_statements,
 )
+from ansible_collections.bitflow.lms.plugins.module_utils._postgresql_session import (
+    ANSWER_TIMEOUT,
+    CONNECT_TIMEOUT,
+    PostgreSQLSession,
+    conninfo,
+    environment_of,
+    password_file,
+    settings_statement,
+)
+from ansible_collections.bitflow.lms.plugins.module_utils._postgresql_tables import (
+    EXISTING,
+    TABLES,
+    Relation,
+    content_problems,
+    lock_tables,
+    read_tables,
+    relations_of,
+)
 
-CHECKSUM_ALGORITHM = "sum-hashtextextended"
-# Large objects are in no table of the database's owner, and are counted as if they were one.
-LARGE_OBJECTS = ("pg_catalog", "pg_largeobject")
 # The first pg_dump that compresses with zstd itself.
 ZSTD_INSIDE = 16
 # What pg_restore of a version sets although servers before that version do not know it, so that every restore would fail there.
 UNKNOWN_BEFORE = {17: "transaction_timeout"}
 # Databases that every server has, for what concerns no database in particular.
 MAINTENANCE = ("postgres", "template1")
-CONNECT_TIMEOUT = 15
-# How long a question about the catalogue may take (seconds).
-ANSWER_TIMEOUT = 120.0
 # How long a database that is to be renamed is waited for (seconds). The server itself gives up after 5.
 RENAME_TIMEOUT = 30.0
-# How many tables one statement counts or locks.
-BATCH = 50
 # First part of the key of our advisory locks.
 LOCK_SPACE = "bitflow.lms backup"
-# What a comment has to begin with so that its database may be dropped: whoever restores writes it.
-OURS = "bitflow.lms "
-
-# None of them keeps a session from lasting as long as a dump, or changes how a value is written from one server to the next.
-_SETTINGS = {
-    "standard_conforming_strings": "on",
-    "search_path": "pg_catalog",
-    "client_min_messages": "error",
-    "statement_timeout": "0",
-    "transaction_timeout": "0",
-    "idle_in_transaction_session_timeout": "0",
-    "idle_session_timeout": "0",
-    # A host that vanished, or a client that was killed while the server counts, is noticed.
-    "client_connection_check_interval": "5s",
-    "tcp_keepalives_idle": "30",
-    "tcp_keepalives_interval": "10",
-    "tcp_keepalives_count": "3",
-    # Rows that a policy hides are an error, not fewer rows.
-    "row_security": "off",
-    "default_transaction_read_only": "off",
-    "datestyle": "ISO, MDY",
-    "intervalstyle": "postgres",
-    "timezone": "UTC",
-    "extra_float_digits": "3",
-    "bytea_output": "hex",
-    "xmlbinary": "base64",
-    "lc_monetary": "C",
-}
-
-# Tables as pg_dump sees them: what belongs to an extension comes with the extension.
-_TABLES = """
-select c.oid::int8 as oid, n.nspname as schema, c.relname as name, c.relkind as kind, c.relpersistence as persistence,
-       rn.nspname as root_schema, r.relname as root_name,
-       (select string_agg(quote_ident(a.attname), ', ' order by a.attname collate "C")
-          from pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped) as columns
-  from pg_class c
-  join pg_namespace n on n.oid = c.relnamespace
-  join pg_class r on r.oid = case when c.relispartition then pg_partition_root(c.oid) else c.oid end
-  join pg_namespace rn on rn.oid = r.relnamespace
- where c.relkind in ('r', 'p') and c.relpersistence <> 't'
-   and n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
-   and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
- order by n.nspname, c.relname
-"""
-
-# What single tables may need, named as a dump's contents name it.
-_EXISTING = """
-select 'SCHEMA' as kind, '- ' || nspname as name from pg_namespace
-union all select 'EXTENSION', '- ' || extname from pg_extension
-union all select case t.typtype when 'd' then 'DOMAIN' else 'TYPE' end, n.nspname || ' ' || t.typname
-  from pg_type t join pg_namespace n on n.oid = t.typnamespace where n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
-union all select 'COLLATION', n.nspname || ' ' || c.collname
-  from pg_collation c join pg_namespace n on n.oid = c.collnamespace where n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
-union all select 'SEQUENCE', n.nspname || ' ' || c.relname
-  from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.relkind = 'S'
-union all select 'FUNCTION', n.nspname || ' ' || quote_ident(p.proname) || '('
-       || coalesce((select string_agg(format_type(a.type, null), ', ' order by a.place)
-                      from unnest(p.proargtypes) with ordinality a(type, place)), '') || ')'
-  from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
-"""
-
-_UNREADABLE = """
-select n.nspname as schema, c.relname as name, c.relkind as kind
-  from pg_class c join pg_namespace n on n.oid = c.relnamespace
- where c.relkind in ('r', 'p', 'S') and c.relpersistence <> 't'
-   and n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
-   and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
-   and not (has_schema_privilege(n.oid, 'USAGE')
-            and case c.relkind when 'S' then has_sequence_privilege(c.oid, 'SELECT') else has_table_privilege(c.oid, 'SELECT') end)
- order by n.nspname, c.relname
-"""
-
-_FILTERED = """
-select n.nspname as schema, c.relname as name
-  from pg_class c join pg_namespace n on n.oid = c.relnamespace
- where c.relkind in ('r', 'p') and c.relrowsecurity and row_security_active(c.oid)
- order by n.nspname, c.relname
-"""
-
-_UNREADABLE_LARGE_OBJECTS = """
-select count(*) as count, min(m.oid)::int8 as first
-  from pg_largeobject_metadata m
- where current_setting('is_superuser') = 'off' and current_setting('lo_compat_privileges') = 'off'
-   and not pg_has_role(m.lomowner, 'USAGE')
-   and not exists (select from aclexplode(m.lomacl) a
-                    where a.privilege_type = 'SELECT' and (a.grantee = 0 or pg_has_role(a.grantee, 'USAGE')))
-"""
+# What a comment begins with when its database may be dropped: it is of a verification, or a restore that did not come to its end.
+OURS = ("bitflow.lms scratch", "bitflow.lms restoring")
 
 _HOLDER = f"""
 select a.pid, a.application_name as application, host(a.client_addr) as address,
@@ -171,136 +92,6 @@ select n.nspname as schema, c.relname as name, l.pid, a.application_name as appl
 """
 
 
-@dataclass(frozen=True)
-class _Relation:
-    """A table with rows of its own, and the one under whose name it is counted: of partitions, that is the whole."""
-
-    schema: str
-    name: str
-    root: tuple[str, str]
-    # Names of the columns, quoted and sorted; a restore may put them in another order.
-    columns: str
-    # Why its rows are not counted: its data is not in the dump.
-    left_out: bool = False
-
-    @property
-    def qualified(self) -> str:
-        """Return its name as SQL reads it."""
-        return f"{identifier(self.schema)}.{identifier(self.name)}"
-
-
-class PostgreSQLSession(ClientSession):
-    """A session held by psql."""
-
-    connected = False
-
-    def framed(self, statement: str, mark: str) -> str:
-        """Have psql print how the statement ended, too."""
-        return f"{statement}\n;\n\\echo {mark} :SQLSTATE\n"
-
-    def rows(self, output: bytes) -> list[list[str]]:
-        """Take the output apart: psql separates the rows by zero bytes, which no text contains."""
-        self.connected = True
-        lines = output.decode("utf-8", errors="surrogateescape").split("\0")
-        return [line.split("\x1f") for line in lines[:-1]]
-
-    def failure(self, ending: str, said: str) -> DatabaseError | None:
-        """Return why a statement failed."""
-        self.connected = True
-        if ending == "00000":
-            return None
-        return DatabaseError(f"{self.what} answered: {reason_of(said) or ending}.", sqlstate=ending, stderr=said)
-
-    def lost(self, said: str) -> DatabaseError:
-        """Return why there is no session."""
-        if self.connected:
-            return DatabaseError(f"{self.what} ended the session: {reason_of(said) or 'nobody said why'}.", stderr=said)
-        return DatabaseError(
-            f"{self.what} gave no session: {reason_of(said) or 'nobody said why'}. Compare login_host, login_port, login_user, "
-            "login_password and ssl_mode with what the server expects.",
-            stderr=said,
-        )
-
-    def records(self, select: str, timeout: float | None = ANSWER_TIMEOUT) -> list[dict[str, Any]]:
-        """Return the rows of a query by their columns' names."""
-        return [json.loads(row[0]) for row in self.query(f"select row_to_json(r) from (\n{select}\n) r", timeout)]
-
-    def value(self, expression: str) -> Any:
-        """Return what an expression is."""
-        return self.records(f"select {expression} as value")[0]["value"]
-
-
-def reason_of(said: str) -> str:
-    """Return what a client's message is about: its first line, without what every one begins with."""
-    line = next((line for line in said.splitlines() if line.strip()), "")
-    line = re.sub(r"^psql: (?:\w+: )?", "", line)
-    # Words such as FATAL are translated.
-    return re.sub(r"^(?:connection to server .* failed: )?(?:[^\W\d_]+: {1,2})?", "", line).strip().rstrip(".")
-
-
-def conninfo(database: str) -> str:
-    """Return the name of a database as clients read it, whatever characters it has, and have a server that vanished be noticed."""
-    escaped = database.replace("\\", "\\\\").replace("'", "\\'")
-    return f"dbname='{escaped}' keepalives_idle=30 keepalives_interval=10 keepalives_count=3"
-
-
-def password_file(password: str) -> str:
-    """Return the content of a password file for every server, as its clients escape it."""
-    escaped = password.replace("\\", "\\\\").replace(":", "\\:")
-    return f"*:*:*:*:{escaped}\n"
-
-
-def excluded(patterns: Iterable[str], schema: str, name: str) -> bool:
-    """Say whether a table's data is to be left out: patterns are of its name, with or without its schema."""
-    return any(fnmatch.fnmatchcase(each, pattern) for pattern in patterns for each in (name, f"{schema}.{name}"))
-
-
-def environment_of(login: Login) -> dict[str, str]:
-    """Return how clients reach the server. Nothing in it is secret."""
-    given = {
-        "PGHOST": login.host or login.unix_socket,
-        "PGPORT": str(login.port or ""),
-        "PGUSER": login.user,
-        "PGSSLMODE": login.ssl_mode,
-        "PGSSLROOTCERT": login.ca_cert,
-        "PGCONNECT_TIMEOUT": str(CONNECT_TIMEOUT),
-        # The server keeps 63 bytes.
-        "PGAPPNAME": f"bitflow.lms {os.getpid()} on {socket.gethostname()}"[:63],
-    }
-    return {name: value for name, value in given.items() if value}
-
-
-def count_statement(relations: Sequence[_Relation], checksums: bool) -> str:
-    """Return the query that counts tables, each without those that inherit from it, in one round trip."""
-    parts = []
-    for index, relation in enumerate(relations):
-        checksum = f"coalesce(sum(hashtextextended(row({relation.columns})::text, 0)::numeric), 0)::text" if checksums else "null::text"
-        parts.append(f"select {index} as index, count(*) as rows, {checksum} as checksum from only {relation.qualified}")
-    return "\nunion all ".join(parts)
-
-
-def merged(relations: Sequence[_Relation], counted: Mapping[int, tuple[int, str | None]]) -> list[Table]:
-    """Return the tables with their counts; those of partitions are added up, as rows may be in others of them after a restore."""
-    rows: dict[tuple[str, str], int | None] = {}
-    sums: dict[tuple[str, str], int | None] = {}
-    for index, relation in enumerate(relations):
-        rows.setdefault(relation.root, None)
-        sums.setdefault(relation.root, None)
-        if index not in counted:
-            continue
-        count, checksum = counted[index]
-        rows[relation.root] = (rows[relation.root] or 0) + count
-        if checksum is not None:
-            sums[relation.root] = (sums[relation.root] or 0) + int(checksum)
-    return [_table(*root, rows[root], sums[root]) for root in sorted(rows)]
-
-
-def _table(schema: str, name: str, rows: int | None, checksum: int | None) -> Table:
-    if checksum is None:
-        return Table(schema, name, rows)
-    return Table(schema, name, rows, str(checksum), CHECKSUM_ALGORITHM)
-
-
 class _Counter:
     """Counts what goes through a pipe."""
 
@@ -319,7 +110,7 @@ def dump_of(
     database: str,
     snapshot: str,
     *,
-    left_out: Sequence[_Relation],
+    left_out: Sequence[Relation],
     lock_timeout: float,
     level: int,
     threads: int,
@@ -376,7 +167,7 @@ class PostgreSQLSnapshot:
         self.position: dict[str, Any] = {"id": begun["id"], "lsn": begun["lsn"]}
         self._server_major = int(begun["major"])
         # Or what is emptied (TRUNCATE) between the count and the dump would be in one of them only.
-        lock_tables(session, session.records(_TABLES))
+        lock_tables(session, session.records(TABLES))
 
     def tables(self, record: str) -> list[Table]:
         """Return the tables as of this moment, without counts for those whose data the dump leaves out."""
@@ -408,52 +199,6 @@ class PostgreSQLSnapshot:
                     f"{error.message}",
                     **error.details,
                 ) from error
-
-
-def lock_tables(session: PostgreSQLSession, tables: Sequence[Mapping[str, Any]]) -> None:
-    """Keep tables from being altered or emptied until the transaction ends; nobody who reads or writes has to wait for that."""
-    names = [f"only {identifier(table['schema'])}.{identifier(table['name'])}" for table in tables]
-    for begin in range(0, len(names), BATCH):
-        session.query(f"lock table {', '.join(names[begin : begin + BATCH])} in access share mode")
-
-
-def relations_of(session: PostgreSQLSession, patterns: Sequence[str] = ()) -> list[_Relation]:
-    """Return the tables that have rows of their own."""
-    return [_relation(row, patterns) for row in session.records(_TABLES) if row["kind"] == "r"]
-
-
-def _relation(row: Mapping[str, Any], patterns: Sequence[str]) -> _Relation:
-    root = (row["root_schema"], row["root_name"])
-    left_out = excluded(patterns, row["schema"], row["name"]) or excluded(patterns, *root)
-    return _Relation(row["schema"], row["name"], root, row["columns"] or "", left_out)
-
-
-def read_tables(session: PostgreSQLSession, record: str, patterns: Sequence[str] = ()) -> list[Table]:
-    """Return the tables, counted and summed as wanted, in the session's own transaction."""
-    rows = session.records(_TABLES)
-    standby = bool(session.value("pg_is_in_recovery()"))
-    relations = [_relation(row, patterns) for row in rows if row["kind"] == "r"]
-    # No standby has the rows of an unlogged table, and no dump of one either.
-    unlogged = {(row["schema"], row["name"]) for row in rows if row["persistence"] == "u" and standby}
-    countable = [i for i, each in enumerate(relations) if not each.left_out and (each.schema, each.name) not in unlogged]
-    counted: dict[int, tuple[int, str | None]] = {}
-    if record != "none":
-        for begin in range(0, len(countable), BATCH):
-            batch = countable[begin : begin + BATCH]
-            for row in session.records(count_statement([relations[i] for i in batch], record == "checksums"), timeout=None):
-                counted[batch[row["index"]]] = (row["rows"], row["checksum"])
-    # A partitioned table may have no partition yet.
-    childless = [_Relation(row["schema"], row["name"], (row["root_schema"], row["root_name"]), "") for row in rows if row["kind"] == "p"]
-    return merged([*relations, *childless], counted) + large_objects(session, record)
-
-
-def large_objects(session: PostgreSQLSession, record: str) -> list[Table]:
-    """Return the large objects as if they were a table, where there are any."""
-    checksum = "coalesce(sum(hashtextextended(oid || ':' || md5(lo_get(oid)), 0)::numeric), 0)::text" if record == "checksums" else "null"
-    found = session.records(f"select count(*) as rows, {checksum} as checksum from pg_largeobject_metadata", timeout=None)[0]
-    if not found["rows"]:
-        return []
-    return [_table(*LARGE_OBJECTS, None if record == "none" else found["rows"], int(found["checksum"]) if found["checksum"] else None)]
 
 
 @dataclass
@@ -529,7 +274,7 @@ class PostgreSQL:
             name = identifier(database)
             return [*found, f"{user} may not connect to {database}: GRANT CONNECT ON DATABASE {name} TO {identifier(user)} lets it."]
         with self._session(database) as session:
-            return found + _content_problems(session, database, user, server, exclude_table_data)
+            return found + content_problems(session, database, user, server, exclude_table_data)
 
     @contextmanager
     def snapshot(self, database: str, *, consistency: str, lock_timeout: float) -> Iterator[PostgreSQLSnapshot]:
@@ -607,7 +352,9 @@ class PostgreSQL:
             try:
                 session.query(_comment_statement(database, comment), ANSWER_TIMEOUT)
             except BaseException:
-                session.query(f"drop database {identifier(database)}")
+                # Without its comment, nobody would know whose it is.
+                with suppress(DatabaseError):
+                    session.query(f"drop database {identifier(database)}")
                 raise
 
     def remark(self, database: str, comment: str) -> None:
@@ -619,7 +366,7 @@ class PostgreSQL:
         """Return the programs that read a dump from standard input; any error fails."""
         with self._session(database) as session:
             server = major_of(_version(session))
-            existing = session.records(_EXISTING) if tables else []
+            existing = session.records(EXISTING) if tables else []
         if owners and not tables:
             self._properties[database] = (manifest.get("database") or {}).get("properties") or {}
         base, selecting = self.base, []
@@ -660,7 +407,8 @@ class PostgreSQL:
             _check_names(acting, self.where, live, restored, kept)
             _end_sessions(ending, restored)
             # What belongs to the database itself stays with its name.
-            statements = property_statements(restored, _properties(acting, live))
+            statements = clearing_statements(restored, _properties(acting, restored))
+            statements += property_statements(restored, _properties(acting, live))
             acting.query("begin")
             for statement in statements:
                 _give_property(acting, statement, live, restored)
@@ -680,7 +428,7 @@ class PostgreSQL:
             if not found:
                 return
             if not found[0]["comment"].startswith(OURS):
-                raise DatabaseError(f"The database {database} is not dropped: its comment does not say that a restore made it.")
+                raise DatabaseError(f"The database {database} is not dropped: its comment does not say that it is a half or a scratch one.")
             session.query(f"drop database if exists {identifier(database)} with (force)")
 
     def _selection(self, manifest: Mapping[str, Any], tables: Sequence[str], existing: Sequence[Mapping[str, str]]) -> list[MemoryFile]:
@@ -715,14 +463,8 @@ class PostgreSQL:
         base = self.base
         base["environment"] = {**base["environment"], "PGCLIENTENCODING": "UTF8"}
         session = PostgreSQLSession(Stage(argv, **base), f"{self.where}, database {database}")
-        values = {**_SETTINGS, "lock_timeout": str(round(lock_timeout * 1000))}
-        wanted = ", ".join(f"({literal(name)}, {literal(value)})" for name, value in values.items())
         try:
-            session.query(
-                "select pg_catalog.count(pg_catalog.set_config(s.name, w.value, false)) from pg_catalog.pg_settings s"
-                f" join (values {wanted}) w(name, value) on w.name = pg_catalog.lower(s.name)",
-                CONNECT_TIMEOUT * 2,
-            )
+            session.query(settings_statement(lock_timeout), CONNECT_TIMEOUT * 2)
         except BaseException:
             session.close()
             raise
@@ -866,49 +608,18 @@ def _properties(session: PostgreSQLSession, database: str) -> dict[str, Any]:
     """Return what belongs to a database as such: its owner, who may use it, and what holds in it."""
     name = literal(database)
     found = session.records(
-        "select pg_get_userbyid(datdba) as owner, datconnlimit as connection_limit, datacl is null as default_privileges"
-        f" from pg_database where datname = {name}"
+        f"select pg_get_userbyid(datdba) as owner, datconnlimit as connection_limit from pg_database where datname = {name}"
     )[0]
     privileges = session.records(
         "select case a.grantee when 0 then null else pg_get_userbyid(a.grantee) end as role, a.privilege_type as privilege,"
-        f" a.is_grantable as grantable from pg_database d, aclexplode(d.datacl) a where d.datname = {name} order by 1, 2"
+        " a.is_grantable as grantable from pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a"
+        f" where d.datname = {name} order by 1, 2"
     )
     settings = session.records(
         "select case s.setrole when 0 then null else pg_get_userbyid(s.setrole) end as role, unnest(s.setconfig) as value"
         f" from pg_db_role_setting s join pg_database d on d.oid = s.setdatabase where d.datname = {name} order by 1, 2"
     )
-    return {
-        "owner": found["owner"],
-        "connection_limit": found["connection_limit"],
-        "privileges": None if found["default_privileges"] else privileges,
-        "settings": settings,
-    }
-
-
-def _content_problems(session: PostgreSQLSession, database: str, user: str, server: int, exclude_table_data: Sequence[str]) -> list[str]:
-    """Return what the login would not see of a database."""
-    found = []
-    grant = "pg_read_all_data" if server >= 14 else "the tables' owner"
-    unreadable = [f"{row['schema']}.{row['name']}" for row in session.records(_UNREADABLE)]
-    if unreadable:
-        found.append(f"{user} may not read {joined(unreadable)} in {database}: GRANT {grant} TO {identifier(user)} lets it.")
-    filtered = [
-        f"{row['schema']}.{row['name']}"
-        for row in session.records(_FILTERED)
-        if not excluded(exclude_table_data, row["schema"], row["name"])
-    ]
-    if filtered:
-        found.append(
-            f"Row-level security hides rows of {joined(filtered)} in {database} from {user}: ALTER ROLE {identifier(user)} BYPASSRLS shows "
-            "them, or exclude_table_data leaves them out."
-        )
-    objects = session.records(_UNREADABLE_LARGE_OBJECTS)[0]
-    if objects["count"]:
-        found.append(
-            f"{user} may not read {objects['count']} large objects in {database}, such as {objects['first']}: "
-            f"GRANT SELECT ON LARGE OBJECT {objects['first']} TO {identifier(user)} lets it, or the role of their owner."
-        )
-    return found
+    return {**found, "privileges": privileges, "settings": settings}
 
 
 def _blocked(error: DatabaseError, lock: PostgreSQLSession, database: str, lock_timeout: float) -> DatabaseError:

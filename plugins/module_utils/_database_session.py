@@ -77,7 +77,7 @@ class ClientSession(abc.ABC):
             self._said.clear()
             self._waiting = True
             # A client that is gone is noticed, with its reason, when its answer is read.
-            with contextlib.suppress(BrokenPipeError):
+            with contextlib.suppress(BrokenPipeError, ValueError):
                 self._write(self.framed(statement, self._mark).encode("utf-8", errors="surrogateescape"))
 
     def receive(self, timeout: float | None = None) -> list[list[str]]:

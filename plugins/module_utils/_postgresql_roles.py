@@ -70,6 +70,16 @@ def role_statements(globals_sql: str, names: Collection[str], existing: Collecti
     return chosen + memberships
 
 
+def clearing_statements(database: str, properties: Mapping[str, Any]) -> list[str]:
+    """Return what takes from a database the settings and privileges that it has, so that only others' remain to be given."""
+    name = identifier(database)
+    made = []
+    for role in sorted({setting.get("role") or "" for setting in properties.get("settings") or ()}):
+        made.append(f"ALTER ROLE {identifier(role)} IN DATABASE {name} RESET ALL" if role else f"ALTER DATABASE {name} RESET ALL")
+    roles = {granted["role"] for granted in properties.get("privileges") or ()} - {None, properties.get("owner")}
+    return made + [f"REVOKE ALL ON DATABASE {name} FROM {identifier(role)} CASCADE" for role in sorted(roles)]
+
+
 def property_statements(database: str, properties: Mapping[str, Any]) -> list[str]:
     """Return what gives a database its owner, privileges, settings and limit."""
     name = identifier(database)
@@ -89,7 +99,7 @@ def property_statements(database: str, properties: Mapping[str, Any]) -> list[st
 
 
 def _privilege_statements(name: str, owner: str | None, privileges: Iterable[Mapping[str, Any]] | None) -> list[str]:
-    """Return what grants the privileges on a database. None are the defaults, which a new database has."""
+    """Return what grants the privileges on a database. None are unknown, and stay as they are."""
     if privileges is None:
         return []
     made = [f"REVOKE ALL ON DATABASE {name} FROM PUBLIC"]

@@ -740,6 +740,9 @@ SWAPPED = """
             session.query("alter database engine_live owner to engine_owner")
             session.query('alter database engine_live set "app.secret" = \\'hidden\\'')
             session.query("alter database engine_live connection limit 50")
+            # What the live database does not have, or not any more.
+            session.query("alter database engine_live__r set work_mem = '1MB'")
+            session.query("grant create on database engine_live__r to engine_reader")
         def which(name):
             with engine._session(name) as session:
                 return session.value("(select name from public.which)")
@@ -788,7 +791,9 @@ def test_a_swap_shows_clients_the_one_or_the_other(server: Host) -> None:
         assert client == sorted(client)
         assert set(client) == {"engine_live", "engine_live__r"}
     assert (live, before, names) == ("engine_live__r", "engine_live", ["engine_live", "engine_live__before"])
-    assert properties == {"owner": "engine_owner", "connection_limit": 50, "privileges": None, "settings": []}
+    granted = {(each["role"], each["privilege"]) for each in properties.pop("privileges")}
+    assert granted == {(None, "CONNECT"), (None, "TEMPORARY"), *(("engine_owner", each) for each in ("CONNECT", "CREATE", "TEMPORARY"))}
+    assert properties == {"owner": "engine_owner", "connection_limit": 50, "settings": []}
     assert (secret, away) == ("hidden", True)
 
 
@@ -842,7 +847,7 @@ def test_a_swap_that_fails_or_is_killed_leaves_everything_as_it_was(server: Host
     )
 
 
-def test_only_what_a_restore_made_is_dropped(server: Host) -> None:
+def test_only_half_and_scratch_databases_are_dropped(server: Host) -> None:
     result = run(
         server,
         """
@@ -851,7 +856,10 @@ def test_only_what_a_restore_made_is_dropped(server: Host) -> None:
         """,
     )
 
-    assert result == ["DatabaseError: The database engine_lms is not dropped: its comment does not say that a restore made it.", "nothing"]
+    assert result == [
+        "DatabaseError: The database engine_lms is not dropped: its comment does not say that it is a half or a scratch one.",
+        "nothing",
+    ]
 
 
 def test_a_locale_that_the_server_lacks_is_said(server: Host) -> None:
