@@ -40,6 +40,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._file_tree import (
     HARD_LINK,
     LINK,
     NAMES_SHOWN,
+    REPLACED,
     Counts,
     FileEntry,
     Patterns,
@@ -655,54 +656,71 @@ def _write(target: IO[bytes], piece: bytes) -> None:
 class ResticSource:
     """The files of a backup that restic made."""
 
-    def __init__(self, backup: Backup, restic: Restic, path: str = "") -> None:
+    def __init__(self, backup: Backup, restic: Restic, settings: Settings) -> None:
         self.backup = backup
         self.restic = restic
-        self.path = path
+        self.settings = settings
         self.snapshot = str((backup.manifest.get("restic") or {}).get("snapshot") or "")
         if not self.snapshot:
             raise LmsError(f"Backup {backup.id} names no snapshot of restic.")
-        self._whole = 0
+        # Whether everything is wanted that lies below the path.
+        self.whole = settings.mode == NEW and not settings.include
 
     def listing(self) -> dict[str, FileEntry]:
         """Return what the backup holds: what was backed up, without the directories that lead there."""
         roots = [str(path).lstrip("/") for path in self.backup.manifest.get("paths", [])]
         found = self.restic.listing(self.snapshot)
         kept = {path: entry for path, entry in found.items() if any(path == root or path.startswith(f"{root}/") for root in roots)}
-        self._whole = len(kept)
+        untold = [entry.path for entry in choose(kept, self.settings.path, Patterns()).values() if REPLACED in entry.path]
+        if untold and not self.whole:
+            raise LmsError(
+                f"Backup {self.backup.id} has names that are not UTF-8, which restic does not tell: {names(untold)}. "
+                "Restore it to a new directory, without include."
+            )
         return kept
 
     def extract(self, items: Sequence[Item], staging: Path) -> None:
         """Let restic write and compare what is meant, and move it to where the plan has it."""
         leaves = [item for item in items if item.entry.type != DIRECTORY]
-        few = len(items) < self._whole and len(leaves) <= PATHS_NAMED
-        included = [word for item in leaves for word in ("--include", escaped(item.entry.path))] if few else []
+        named = not self.whole and len(leaves) <= PATHS_NAMED
+        included = [word for item in leaves for word in ("--include", escaped(item.entry.path))] if named else []
         raw = staging.with_name("restic")
         raw.mkdir(0o700)
-        self.restic.call("restore", self.snapshot, "--target", str(raw), "--verify", *included)
+        if leaves or self.whole:
+            self.restic.call("restore", self.snapshot, "--target", str(raw), "--verify", *included)
         for item in items:
-            self._move(item, raw, staging)
+            self._check(item, raw)
+        if self.whole:
+            # With their names as they are, which need not be those of the list.
+            for path in sorted((raw / os.path.normpath(self.settings.path or "/").lstrip("/")).iterdir()):
+                path.rename(staging / path.name)
+        else:
+            for item in items:
+                self._move(item, raw, staging)
         for item in reversed(items):
-            if item.entry.type == DIRECTORY:
+            if item.entry.type == DIRECTORY and (not self.whole or not item.target):
                 _dress(staging / item.target if item.target else staging, item.entry)
         _remove(raw)
 
-    def _move(self, item: Item, raw: Path, staging: Path) -> None:
-        """Put one path where the plan has it. LmsError when restic wrote something else than it listed."""
-        target = staging / item.target
-        if item.entry.type == DIRECTORY:
-            if item.target:
-                target.mkdir(0o700)
+    def _check(self, item: Item, raw: Path) -> None:
+        """Refuse what restic wrote otherwise than it listed it."""
+        if item.entry.type == DIRECTORY or REPLACED in item.entry.path:
             return
-        written = raw / item.entry.path
         try:
-            status = written.lstat()
+            status = (raw / item.entry.path).lstat()
             same = stat.S_ISLNK(status.st_mode) if item.entry.type == LINK else status.st_size == item.entry.size
         except OSError:
             same = False
         if not same:
             raise LmsError(f"restic did not restore {shown(item.entry.path)} as snapshot {self.snapshot} lists it. Nothing is restored.")
-        written.rename(target)
+
+    @staticmethod
+    def _move(item: Item, raw: Path, staging: Path) -> None:
+        """Put one path where the plan has it."""
+        if item.entry.type != DIRECTORY:
+            (raw / item.entry.path).rename(staging / item.target)
+        elif item.target:
+            (staging / item.target).mkdir(0o700)
 
 
 def escaped(path: str) -> str:

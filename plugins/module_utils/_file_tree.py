@@ -30,6 +30,9 @@ VANISHED, CHANGED, UNREADABLE, NO_FILE = "vanished", "changed while it was read"
 # How many paths results and messages name.
 NAMES_SHOWN = 100
 NAMES_IN_MESSAGE = 10
+# What stands in lists of JSON for a byte of a name that is not UTF-8, where these lists do not come from here.
+REPLACED = "\ufffd"
+_NO_TEXT = re.compile("[\udc80-\udcff]")
 _GONE = (errno.ENOENT, errno.ESTALE)
 
 
@@ -415,11 +418,17 @@ class Changes:
 
 def compare(before: Mapping[str, FileEntry], after: Mapping[str, FileEntry]) -> Changes:
     """Say how a tree differs from an earlier one, as far as size, time and kind tell."""
+    before, after = _told(before), _told(after)
     return Changes(
         tuple(sorted(set(after) - set(before))),
         tuple(sorted(path for path in set(after) & set(before) if _differ(before[path], after[path]))),
         tuple(sorted(set(before) - set(after))),
     )
+
+
+def _told(entries: Mapping[str, FileEntry]) -> dict[str, FileEntry]:
+    """Return entries by their paths as every list can tell them."""
+    return {_NO_TEXT.sub(REPLACED, path): entry for path, entry in entries.items()}
 
 
 def _differ(before: FileEntry, after: FileEntry) -> bool:

@@ -115,11 +115,9 @@ class KeyChange:
 
     def sentence(self) -> str:
         """Say it."""
-        return (
-            f"Add the key {self.add.name} to restic's repository."
-            if self.add
-            else f"Remove the key {self.remove.name if self.remove else ''}."
-        )
+        if self.add:
+            return f"Add the key {self.add.name} to restic's repository."
+        return f"Remove the key {self.remove.name if self.remove else ''} from restic's repository."
 
 
 def key_changes(wanted: Sequence[WantedKey], present: Sequence[Key], opened: Mapping[str, Key | None]) -> list[KeyChange]:

@@ -16,6 +16,8 @@ description:
   - No file is ever replaced. Either O(destination) is new or empty, or only files that are not there are added.
   - Owners are set by name, and by number where this host does not know the name. The engine V(restic) sets them by number. Without root,
     the files belong to who restores them.
+  - restic does not tell names that are not UTF-8. Of its backups, such files come back with everything else that is in O(path), with
+    O(mode=new) and without O(include) only.
   - A backup whose paths would leave O(destination), also through a symbolic link, is refused. Symbolic links themselves are restored as
     they were, wherever they lead.
 options:
@@ -194,7 +196,7 @@ def carry_out(params: dict[str, Any], check_mode: bool) -> Outcome:
 
         def source_of(backup: Backup) -> Source:
             if backup.manifest.get("engine") == "restic":
-                return ResticSource(backup, held.enter_context(open_restic(params, store.uri)))
+                return ResticSource(backup, held.enter_context(open_restic(params, store.uri)), settings)
             return BuiltinSource(store, backup, params, progress, settings.nice)
 
         return run(settings, store, source_of, check_mode=check_mode, progress=progress)
