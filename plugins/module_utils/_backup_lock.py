@@ -26,7 +26,10 @@ def only_one(what: str, directory: Path = DIRECTORY) -> Iterator[None]:
     """Hold the lock of something, such as a backup's place, while the block runs. LockedError when another process holds it."""
     path = directory / f"bitflow-lms-backup-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
     # Not inherited by the programs that run: they may outlive this process by a moment.
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except PermissionError as error:
+        raise LmsError(f"The lock {path} of {what} belongs to another user. Run as that user, or remove it when nobody works.") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
