@@ -373,14 +373,14 @@ def metrics(stanza: Stanza, waiting: tuple[int, float], verification: Mapping[st
     """
     label = {"stanza": stanza.name}
     newest = stanza.newest()
-    keys = [repository.key for repository in stanza.repositories]
+    keys = [repository.key for repository in stanza.repositories if repository.status in {"ok", "empty"}]
     strong = {name: stanza.newest(*types) for name, types in STRONGER.items()}
     of_type = {name: stanza.newest(name) for name in STRONGER}
     verified = verification.get("verified", 0)
     values: dict[str, list[tuple[dict[str, Any], float]]] = {
         "report_timestamp_seconds": [({}, int(now))],
         "repository_ok": [({"repository": item.key}, int(item.status in {"ok", "empty"})) for item in stanza.repositories],
-        "last_backup_timestamp_seconds": [({"type": name}, backup.stopped if backup else 0) for name, backup in strong.items()],
+        "last_backup_timestamp_seconds": [({"type": name}, backup.stopped) for name, backup in strong.items() if backup],
         "last_backup_damaged": [({}, int(newest.damaged))] if newest else [],
         "backups": [({"repository": key}, sum(backup.repository == key for backup in stanza.backups)) for key in keys],
         "backup_bytes": [({"type": name}, backup.stored_size) for name, backup in of_type.items() if backup],
@@ -390,7 +390,7 @@ def metrics(stanza: Stanza, waiting: tuple[int, float], verification: Mapping[st
             for key, segments in sorted(stanza.segments.items())
             if segments
         ],
-        "wal_missing_segments": [({}, stanza.missing)],
+        "wal_missing_segments": [({}, stanza.missing)] if stanza.segments else [],
         "wal_waiting_segments": [({}, waiting[0])],
         "wal_waiting_seconds": [({}, int(waiting[1]))],
         "recoverable_since_timestamp_seconds": [({}, stanza.recoverable_since)] if stanza.recoverable_since else [],

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_metrics import HELP as HELP_OF_BACKUPS
 from ansible_collections.bitflow.lms.plugins.module_utils._deploy_metrics import HELP as HELP_OF_DEPLOYMENTS
+from ansible_collections.bitflow.lms.plugins.module_utils._pgbackrest_info import HELP as HELP_OF_PGBACKREST
 
 ROOT = Path(__file__).parents[2]
 RULES = sorted(ROOT.glob("roles/prometheus/files/rules/*.yml"))
@@ -17,7 +18,7 @@ DASHBOARDS = sorted(ROOT.glob("roles/prometheus/files/dashboards/*.json"))
 # Names of metrics that the exporters told on the hosts of the Molecule scenarios, by distribution. Redis and MariaDB were replicas that
 # followed a primary, a queue had jobs, nginx had visitors, and blackbox visited an address over TLS.
 EXPOSED = sorted(Path(__file__).parent.glob("metrics/*"))
-WRITTEN = {*HELP_OF_BACKUPS, *HELP_OF_DEPLOYMENTS}
+WRITTEN = {*HELP_OF_BACKUPS, *HELP_OF_DEPLOYMENTS, *HELP_OF_PGBACKREST}
 DELAYS = {"pg_replication_lag", "pg_replication_lag_seconds"}
 
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"' + r"|'(?:[^'\\]|\\.)*'")
