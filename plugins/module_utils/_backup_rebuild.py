@@ -37,7 +37,6 @@ _MARK = re.compile(
     r"(?: tables (?P<tables>[0-9a-f]{8}))?(?:; run (?P<run>[^;]*); until (?P<until>[0-9TZ:-]+))?$"
 )
 _MISSING_ROLE = re.compile(r'role "?[^"]+"? does not exist', re.IGNORECASE)
-_MISSING_TYPE = re.compile(r'(?:type|schema|function) "?[^"]+"? does not exist', re.IGNORECASE)
 _FULL = re.compile(r"no space left|disk full|is full|could not extend", re.IGNORECASE)
 
 
@@ -133,7 +132,7 @@ def fill(engine: Engine, reader: Reader, database: str, *, tables: Sequence[str]
         # The bytes are those that were written. Whether they are a whole dump, only reading all of it tells.
         reader.decode(described)
         raise LmsError(
-            f"Backup {backup.id} is sound, but the server did not take it into {database}: {_reason(error)}.{_way_out(error)}",
+            f"Backup {backup.id} is sound, but the server did not take it into {database}: {error.message}.{_way_out(error)}",
             **error.details,
         ) from error
 
@@ -300,19 +299,11 @@ def _create(engine: Engine, database: str, manifest: Mapping[str, Any], mark: Ma
         raise
 
 
-def _reason(error: StageError) -> str:
-    """Return the first error that the program named; what it says last is often only the statement."""
-    named = re.search(r"^.*\bERROR\b.*$", str(error.details.get("stderr", "")), re.MULTILINE)
-    return named[0].strip().rstrip(".") if named else error.message.rstrip(".")
-
-
 def _way_out(error: StageError) -> str:
     """Say what helps against what the server said."""
     said = f"{error.message}\n{error.details.get('stderr', '')}"
     if _MISSING_ROLE.search(said):
         return " Roles that the backup knows are not on this server: set globals to missing, or owners to false."
-    if _MISSING_TYPE.search(said):
-        return " Single tables come without the types and schemas that they need: restore the whole backup with mode new."
     if _FULL.search(said):
         return " Make room on the server."
     return ""

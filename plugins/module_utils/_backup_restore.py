@@ -119,11 +119,6 @@ def decide(
     live = settings.database or settings.name
     beside = settings.database if settings.mode == "new" and settings.database else beside_name(live, settings.mode, backup.id)
     tables = tuple(choose_tables(backup.manifest, settings.tables))
-    if tables and settings.confirm and family(backup.manifest) == "postgresql":
-        raise LmsError(
-            "confirm is given with mode tables, but pg_restore brings single tables back without their keys, indexes and sequences, which "
-            "would serve nobody. Restore the backup with mode new, and copy from there with pg_dump --table."
-        )
     marks = {name: Mark.read(comment) for name, comment in databases.items()}
     abandoned = tuple(sorted(name for name, mark in marks.items() if mark and mark.purpose == "restoring" and mark.abandoned(now, dead)))
     if settings.mode != "new" and live not in databases:
@@ -426,6 +421,11 @@ class Restorer:
             ) from error
         self.outcome.copied = lacking
         self.outcome.database = self.live
+        if family(self.backup.manifest) == "postgresql":
+            self.outcome.warnings.append(
+                f"{', '.join(lacking)} came back into {self.live} without foreign keys that lead to or from other tables. Add those that "
+                "are missing."
+            )
 
     def _names_after(self, plan: Plan, databases: Mapping[str, str]) -> set[str]:
         """Return the names that the server will have."""

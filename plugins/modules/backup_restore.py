@@ -37,8 +37,7 @@ options:
         kept as C(<database>__before_<time>). Connections to the live database are ended.
       - V(tables) restores only O(tables), into C(<database>__t_<id>), to look at them and to copy rows from them. With O(confirm), those
         of them that the live database lacks are then restored there as well; a table that is there is never written to, whatever is in it.
-      - PostgreSQL brings single tables back with their rows, but without keys, indexes, sequences and types of their own. There V(tables)
-        takes no O(confirm); restore with V(new), and copy from there with C(pg_dump --table).
+      - On PostgreSQL, V(tables) leaves out foreign keys that lead to or from tables that are not among O(tables).
     type: str
     choices: [new, swap, tables]
     default: new
@@ -63,7 +62,7 @@ options:
   confirm:
     description:
       - The name of the live database, to say that it is meant. Required with O(mode=swap), and with O(mode=tables) where the live
-        database is to get the tables that it lacks (MariaDB and MySQL only).
+        database is to get the tables that it lacks.
     type: str
   safety_backup:
     description:
