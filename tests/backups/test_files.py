@@ -342,10 +342,8 @@ def test_a_file_that_restic_cannot_read_fails_the_backup_although_there_is_a_sna
 
     failed = files.restic_backup(user="joe")
 
-    assert failed["problems"] == [
-        {"path": f"{TREE}/.env", "reason": f"unreadable: open {TREE}/.env: permission denied"},
-        {"path": f"{TREE}/hard", "reason": f"unreadable: open {TREE}/hard: permission denied"},
-    ]
+    assert [problem["path"] for problem in failed["problems"]] == [f"{TREE}/.env", f"{TREE}/hard"]
+    assert all("permission denied" in problem["reason"].lower() for problem in failed["problems"])
     assert files.listed() == []
     assert files.restic("snapshots", "--json").stdout.strip() in ("[]", "null")
 
