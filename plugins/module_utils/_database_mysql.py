@@ -159,6 +159,8 @@ class MySQL:
             )
         with self._session() as session:
             _schema_of(session, database)
+            if client.programs.flavour != server.flavour:
+                found += _other_flavour(session, client.programs, database)
             found += _missing_privileges(session, database)
             found += _broken_tables(session, database)
             found += _broken_views(session, database)
@@ -300,6 +302,7 @@ class MySQL:
                 try:
                     with client.session() as session:
                         said = session.value("SELECT VERSION()")
+                        encrypted = not remote or bool(session.query("SHOW SESSION STATUS LIKE 'Ssl_cipher'")[0][1])
                 except StatementError as error:
                     if error.code == ACCESS_DENIED:
                         raise
@@ -307,6 +310,9 @@ class MySQL:
                     if error.code != NO_TLS:
                         break
                     continue
+                if not encrypted and self.login.ssl_mode in ("require", "verify-ca", "verify-full"):
+                    # MariaDB's clients before 11 go on without.
+                    raise DatabaseError(f"The server at {client.what} offers no TLS, but ssl_mode is {self.login.ssl_mode}.")
                 version = _VERSION.search(said)
                 flavour = "mariadb" if "mariadb" in said.lower() else "mysql"
                 return client, Server(flavour, version[0] if version else said, programs.version)
@@ -539,6 +545,22 @@ def _position(session: Session, server: Server) -> dict[str, Any]:
     row = rows[0]
     gtid = session.value("SELECT @@gtid_binlog_pos") if server.flavour == "mariadb" else (row[4] if len(row) > 4 else "")
     return {"binlog": {"file": row[0], "pos": int(row[1])}, "gtid": gtid.replace("\n", "")}
+
+
+def _other_flavour(session: Session, programs: Programs, database: str) -> list[str]:
+    """Return why the dump program of the one flavour does not do for a server of the other."""
+    if programs.flavour == "mysql":
+        return ["mysqldump does not know all that MariaDB has, such as sequences: install mariadb-dump on this host."]
+    generated = session.column(
+        "SELECT DISTINCT table_name FROM information_schema.columns "
+        f"WHERE generation_expression <> '' AND table_schema = {literal(database)} ORDER BY table_name"
+    )
+    if not generated:
+        return []
+    return [
+        f"mariadb-dump writes the values of MySQL's generated columns, which MySQL does not take back ({', '.join(generated)}): install "
+        "mysqldump on this host."
+    ]
 
 
 def _missing_privileges(session: Session, database: str) -> list[str]:
