@@ -143,7 +143,7 @@ class Engine(Protocol):
         """Create an empty database like the one of a manifest (encoding, collation), with a comment that databases() gives back."""
 
     def remark(self, database: str, comment: str) -> None:
-        """Give a database that create() made another comment."""
+        """Give a database that create() made another comment: it is whole now, and its events (MariaDB, MySQL) run from here on."""
 
     def data_directory(self) -> str:
         """Return where the server keeps its data, when that is a directory of this host; otherwise, or when it does not say, nothing."""

@@ -40,7 +40,7 @@ CREATE TABLE `b``c` (`id` int);
 -- Dumping events for database 'lms'
 --
 DELIMITER ;;
-/*!50106 CREATE*/ /*!50117 DEFINER=`r`@`%`*/ /*!50106 EVENT `e` ON SCHEDULE AT now() ON COMPLETION PRESERVE ENABLE DO select ' ENABLE ' */ ;;
+/*!50106 CREATE*/ /*!50117 DEFINER=`r`@`%`*/ /*!50106 EVENT `e` ON SCHEDULE AT 1 ON COMPLETION PRESERVE ENABLE DO select ' ENABLE '*/ ;;
 DELIMITER ;
 --
 -- Dumping routines for database 'lms'
@@ -96,7 +96,7 @@ def test_definers_become_who_restores_and_rows_stay() -> None:
 def test_events_do_not_run() -> None:
     passed = b"".join(filtered(lines(), events_become="DISABLE ON SLAVE"))
 
-    assert b"ON COMPLETION PRESERVE DISABLE ON SLAVE DO select ' ENABLE ' */ ;;" in passed
+    assert b"ON COMPLETION PRESERVE DISABLE ON SLAVE DO select ' ENABLE '*/ ;;" in passed
 
 
 @pytest.mark.parametrize(
