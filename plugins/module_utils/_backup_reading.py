@@ -142,12 +142,8 @@ class Reader:
         return content.decode("utf-8", errors="replace")
 
     def decode(self, described: Mapping[str, Any]) -> None:
-        """Read an object to its end as a restore would, and restore nothing. CorruptObjectError when that cannot be done."""
-        if self.backup.kind == "files" and described["name"].startswith(FILE_LIST):
-            self._try(described, [])
-        elif self.backup.kind == "files":
-            self._try(described, [Stage(["tar", "--list", "--file", "-"])])
-        elif self.backup.manifest.get("format_of_dump") == "custom" and not described["name"].startswith(GLOBALS):
+        """Read a dump to its end as a restore would, and restore nothing. CorruptObjectError when that cannot be done."""
+        if self.backup.manifest.get("format_of_dump") == "custom" and not described["name"].startswith(GLOBALS):
             # Its list of contents stands at the beginning, and is there in a dump that was cut, too: everything has to be read.
             self._try(described, [Stage(["pg_restore", "--file", "/dev/null"])])
         else:

@@ -42,6 +42,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._backup_store import S
 from ansible_collections.bitflow.lms.plugins.module_utils._controller import is_dead
 from ansible_collections.bitflow.lms.plugins.module_utils._database import Engine, Server
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
+from ansible_collections.bitflow.lms.plugins.module_utils._file_restore import BuiltinSource
 from ansible_collections.bitflow.lms.plugins.module_utils._progress import Progress
 
 NICE = 10
@@ -254,6 +255,12 @@ class Verifier:
 
     def refuse_obstacles(self, due: Sequence[Backup]) -> None:
         """Fail before anything is done when a backup cannot be looked at here."""
+        kept_elsewhere = [backup.id for backup in due if backup.manifest.get("engine") == "restic"]
+        if kept_elsewhere:
+            raise LmsError(
+                f"The files of backup {kept_elsewhere[0]} are kept by restic, which alone can read them. Let file_backup check them as it "
+                "makes a backup (restic_check_percent)."
+            )
         if LEVELS.index(self.settings.level) < LEVELS.index("decode"):
             return
         found = []
@@ -318,7 +325,12 @@ class Verifier:
             return [backup.fault], facts
         reader = Reader(self.store, backup, self.keys, self.progress, NICE)
         level = self.settings.level
-        mismatches = []
+        mismatches: list[str] = []
+        if level == "decode" and self.settings.kind == "files":
+            try:
+                return BuiltinSource(self.store, backup, self.keys, self.progress, NICE).differences(), facts
+            except CorruptObjectError as error:
+                return [error.message], facts
         for described in backup.manifest.get("objects", []) if level != "manifest" else []:
             # The trial restore reads the data itself.
             if level == "restore" and described == data_object(backup):

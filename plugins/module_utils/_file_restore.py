@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_catalogue import Backup, check_name, read_catalogue, select
-from ansible_collections.bitflow.lms.plugins.module_utils._backup_reading import Reader
+from ansible_collections.bitflow.lms.plugins.module_utils._backup_reading import CorruptObjectError, Reader
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_store import Store
 from ansible_collections.bitflow.lms.plugins.module_utils._database_backup import ended_in_order
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
@@ -522,18 +522,30 @@ class BuiltinSource:
             raise LmsError(f"Backup {self.backup.id} has no files in it, only a list of them.")
         unpacker = Unpacker(items, staging)
         unpacker.directories()
+        self._served(described, unpacker.files, "restore")
+        unpacker.finish()
+
+    def differences(self) -> list[str]:
+        """Read every file and hold it against the list, without writing any. Return as sentences what differs."""
+        comparison = Comparison(self.listing())
+        described = data_object(self.backup)
+        if described is not None:
+            self._served(described, comparison.files, "compare")
+        return comparison.differences()
+
+    def _served(self, described: Mapping[str, Any], reader: Callable[[Pipe], None], step: str) -> None:
+        """Let something read the archive while it is decrypted and decompressed."""
         pipe = Pipe()
-        # Programs are started by this thread, whose end they are to notice: unpacking is for another one.
-        thread = threading.Thread(target=pipe.serve, args=(unpacker.files,), daemon=True)
+        # Programs are started by this thread, whose end they are to notice: reading is for another one.
+        thread = threading.Thread(target=pipe.serve, args=(reader,), daemon=True)
         thread.start()
         try:
-            self.reader.run(described, sink=pipe.put, step="restore")
+            self.reader.run(described, sink=pipe.put, step=step)
         finally:
             pipe.close()
             thread.join()
         if pipe.failure:
             raise pipe.failure
-        unpacker.finish()
 
 
 class Pipe:
@@ -577,6 +589,45 @@ class Pipe:
             self.failure = error
 
 
+def members(stream: Pipe) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
+    """Read a stream of tar, and give each file with its content. CorruptObjectError for what no archive of ours holds."""
+    try:
+        source = cast("IO[bytes]", stream)
+        with tarfile.open(fileobj=source, mode="r|", bufsize=_STREAM_BLOCK, encoding="utf-8", errors="surrogateescape") as archive:
+            for member in archive:
+                check_path(member.name)
+                if member.isreg():
+                    content = archive.extractfile(member)
+                    if content is None or member.size < 0:
+                        raise CorruptObjectError(f"The archive of the files holds {shown(member.name)} without content.")
+                    yield member, content
+                # It would remember every one.
+                archive.members = []  # type: ignore[attr-defined]
+    except tarfile.TarError as error:
+        raise CorruptObjectError(f"The archive of the files cannot be read: {error}.") from error
+
+
+class Comparison:
+    """Holds the files of a stream of tar against a list."""
+
+    def __init__(self, listing: Mapping[str, FileEntry]) -> None:
+        self._listed = {path: entry.sha256 for path, entry in listing.items() if entry.type == FILE}
+        self._sums: dict[str, str] = {}
+
+    def files(self, stream: Pipe) -> None:
+        """Sum every file. Of several of one name the last one counts: the file changed while the first one was stored."""
+        for member, content in members(stream):
+            digest = hashlib.sha256()
+            while piece := content.read(_PIECE):
+                digest.update(piece)
+            self._sums[member.name] = digest.hexdigest()
+
+    def differences(self) -> list[str]:
+        """Return as sentences what differs."""
+        wrong = [path for path, expected in self._listed.items() if self._sums.get(path) != expected]
+        return [f"The archive does not hold what its list says: {names(wrong)}."] if wrong else []
+
+
 class Unpacker:
     """Writes what a list says, with the content that a stream of tar has."""
 
@@ -594,18 +645,10 @@ class Unpacker:
 
     def files(self, stream: Pipe) -> None:
         """Write the files."""
-        try:
-            source = cast("IO[bytes]", stream)
-            with tarfile.open(fileobj=source, mode="r|", bufsize=_STREAM_BLOCK, encoding="utf-8", errors="surrogateescape") as archive:
-                for member in archive:
-                    check_path(member.name)
-                    item = self._by_source.get(member.name) if member.isreg() else None
-                    if item is not None:
-                        self._file(archive, member, item)
-                    # It would remember every one.
-                    archive.members = []  # type: ignore[attr-defined]
-        except tarfile.TarError as error:
-            raise LmsError(f"The archive of the files cannot be read: {error}.") from error
+        for member, content in members(stream):
+            item = self._by_source.get(member.name)
+            if item is not None:
+                self._file(content, member.size, item)
 
     def finish(self) -> None:
         """Compare everything with the list, and make links, owners, modes and times."""
@@ -628,11 +671,8 @@ class Unpacker:
             if item.entry.type == DIRECTORY:
                 _dress(self.staging / item.target if item.target else self.staging, item.entry)
 
-    def _file(self, archive: tarfile.TarFile, member: tarfile.TarInfo, item: Item) -> None:
+    def _file(self, content: IO[bytes], size: int, item: Item) -> None:
         """Write a file and sum it. A later member of the same name counts: the file changed while the first one was stored."""
-        content = archive.extractfile(member)
-        if content is None or member.size < 0:
-            raise LmsError(f"The archive of the files holds {shown(member.name)} without content.")
         digest = hashlib.sha256()
         descriptor = os.open(self.staging / item.target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb", buffering=0) as target:
@@ -642,7 +682,7 @@ class Unpacker:
                     target.seek(len(piece), os.SEEK_CUR)
                 else:
                     _write(target, piece)
-            target.truncate(member.size)
+            target.truncate(size)
         self._sums[item.source] = digest.hexdigest()
 
 

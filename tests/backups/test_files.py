@@ -461,3 +461,20 @@ def test_both_engines_keep_files_on_s3(files: Files, s3_port: int) -> None:
     back = files.restore(**s3, name="uploads", restic_password=PASSWORD)
     assert back.get("changed"), back
     assert files.look(BACK) == files.look(TREE)
+
+
+def test_a_backup_is_proven_by_reading_every_file_of_it(files: Files) -> None:
+    files.backup()
+
+    verified = files.host.module("backup_verify", kind="files", identity=files.identity, **files.options())
+
+    assert (verified["mismatches"], files.listed()) == ([], ["verified"])
+
+
+def test_what_restic_keeps_is_never_called_proven_unread(files: Files) -> None:
+    files.restic_backup()
+
+    refused = files.host.module("backup_verify", kind="files", level="manifest", **files.options())
+
+    assert "are kept by restic, which alone can read them" in refused["msg"]
+    assert files.listed() == ["complete"]

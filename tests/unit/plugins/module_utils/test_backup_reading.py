@@ -176,15 +176,6 @@ def test_sql_that_is_whole_is_decoded(store: DirectoryStore) -> None:
     Reader(store, backup, {}).decode(data_object(backup))
 
 
-def test_an_archive_is_listed_to_its_end(store: DirectoryStore, tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"x" * 100_000)
-    archive = subprocess.run(["tar", "-C", tmp_path, "-c", "file"], capture_output=True, check=True).stdout
-    backup = put(store, archive[:50_000], "files.tar", kind="files")
-
-    with pytest.raises(CorruptObjectError, match=r"files\.tar is as it was written, but cannot be read to its end"):
-        Reader(store, backup, {}).decode(data_object(backup))
-
-
 def test_roles_and_data_are_told_apart_by_their_names() -> None:
     objects = [{"name": "globals.sql.zst.age"}, {"name": "data.dump.age"}]
     backup = Backup("prod", "database", "lms", "20261123T102835Z-6f3a91c2", {"objects": objects})

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_catalogue import Backup
+from ansible_collections.bitflow.lms.plugins.module_utils._backup_reading import CorruptObjectError
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._file_archive import TarStream
 from ansible_collections.bitflow.lms.plugins.module_utils._file_restore import (
     MISSING,
+    Comparison,
     Item,
     Pipe,
     Plan,
@@ -359,3 +361,33 @@ def test_what_the_reader_of_a_pipe_fails_with_reaches_the_writer() -> None:
 
 def test_a_path_for_restic_means_itself() -> None:
     assert escaped("srv/a*b?[c]\\d") == "/srv/a\\*b\\?\\[c]\\\\d"
+
+
+def compared(content: bytes, listing: dict[str, FileEntry]) -> list[str]:
+    """Return in what a stream of tar differs from a list."""
+    comparison, pipe = Comparison(listing), Pipe()
+    pipe._queue.maxsize = 0
+    pipe.put(content)
+    pipe.close()
+    pipe.serve(comparison.files)
+    if pipe.failure:
+        raise pipe.failure
+    return comparison.differences()
+
+
+def test_every_file_of_an_archive_is_held_against_the_list(tmp_path: Path) -> None:
+    tree = Tree(tmp_path / "tree")
+    changed = next(path for path, entry in tree.listing.items() if entry.type == FILE)
+    other = {**tree.listing, changed: replace(tree.listing[changed], sha256="0" * 64)}
+    lacking = {**tree.listing, "srv/gone": replace(tree.listing[changed], path="srv/gone")}
+
+    assert compared(tree.content, tree.listing) == []
+    assert compared(tree.content, other) == [f"The archive does not hold what its list says: /{changed}."]
+    assert compared(tree.content, lacking) == ["The archive does not hold what its list says: /srv/gone."]
+
+
+def test_an_archive_that_was_cut_is_corrupt(tmp_path: Path) -> None:
+    tree = Tree(tmp_path / "tree")
+
+    with pytest.raises(CorruptObjectError, match="cannot be read"):
+        compared(tree.content[:5000], tree.listing)
