@@ -47,6 +47,7 @@ FROM pg_stat_archiver
 """
 # What pgBackRest's own numbers mean, and what to do.
 ADVICE = {
+    26: "The backup is damaged: restore an older one (set), or one in another repository, and verify them all.",
     28: "Another database is in the stanza, as after an upgrade of PostgreSQL: run pgbackrest stanza-upgrade.",
     37: "The configuration does not know it: give its section pg1-path.",
     38: "Stop the server first.",

@@ -42,7 +42,7 @@ archive-push-queue-max=4GiB
 pg1-path={DATA}
 pg1-port={PORT}
 """
-KEYS = {"changed", "stanza", "info", "archiver", "waiting", "plan", "blocked", "backup", "verification", "restore", "diff"}
+KEYS = {"changed", "warnings", "stanza", "info", "archiver", "waiting", "plan", "blocked", "backup", "verification", "restore", "diff"}
 
 
 class Cluster:
