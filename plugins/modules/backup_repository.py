@@ -87,13 +87,14 @@ options:
         description:
           - Delete everything that is older, whatever M(bitflow.lms.backup_prune) would keep, and also what M(bitflow.lms.backup_hold)
             holds. When backups stop, the last one is deleted too after this time.
-          - A bucket cannot tell a good backup from a bad one. Leave it at V(0), and let M(bitflow.lms.backup_prune) decide by what is there.
+          - A bucket cannot tell a good backup from a bad one. Leave it at V(0), and let M(bitflow.lms.backup_prune) decide by what is
+            there.
         type: int
         default: 0
       noncurrent_days:
         description:
-          - Delete for good what was deleted so long ago, where there are versions. Until then a backup that was pruned by mistake comes back
-            by removing the marker.
+          - Delete for good what was deleted so long ago, where there are versions. Until then a backup that was pruned by mistake comes
+            back by removing the marker.
         type: int
         default: 90
 extends_documentation_fragment:
