@@ -32,7 +32,7 @@ PROJECT = Path(__file__).parents[2]
 sys.path.insert(0, str(PROJECT / "tests/backups"))
 
 from database_host import Host, host_name, module_input
-from deploy import say, table
+from deploy import cpu_of_children, say, table
 
 MEGABYTE = 1000 * 1000
 REPOSITORY = "/srv/backups"
@@ -212,11 +212,11 @@ def measure_module(host: Host, name: str, options: dict[str, Any]) -> Measuremen
 
 
 def cpu_of(host: Host) -> float:
-    """Return the CPU seconds of a host since it was started."""
+    """Return the CPU seconds of a host's services since it was started, and of all commands that ended."""
     import docker
 
     usage = docker.APIClient().stats(host.name, stream=False, one_shot=True)["cpu_stats"]["cpu_usage"]["total_usage"]
-    return float(usage) / 1e9
+    return float(usage) / 1e9 + cpu_of_children()
 
 
 def report(measured: dict[tuple[str, str], list[Measurement]]) -> str:
