@@ -278,5 +278,6 @@ class FilterModule:
             "backup_outcomes": backup_outcomes,
             "backup_report": backup_report,
             "backup_sets": backup_sets,
+            "drill_report": drill_report,
             "restore_report": restore_report,
         }
