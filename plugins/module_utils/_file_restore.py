@@ -401,6 +401,7 @@ def carry_out(plan: Plan, source: Source, staging: Staging) -> None:
     destination = Path(plan.settings.destination)
     try:
         with staging.open() as content:
+            _scaffold(plan.items, content)
             source.extract(plan.items, content)
             sync_filesystem(content)
             if plan.settings.mode == MISSING:
@@ -414,6 +415,14 @@ def carry_out(plan: Plan, source: Source, staging: Staging) -> None:
             f"The files of backup {plan.backup.id} were not restored to {destination}, and nothing of them is left there: {error.strerror}"
             f"{f' ({shown(str(error.filename))})' if error.filename else ''}."
         ) from error
+
+
+def _scaffold(items: Sequence[Item], content: Path) -> None:
+    """Make the directories that the destination has already, so that what goes into them can be gathered."""
+    targets = {item.target for item in items}
+    for item in items:
+        for parent in reversed([parent for parent in _parents(item.target) if parent not in targets]):
+            (content / parent).mkdir(0o700, exist_ok=True)
 
 
 def _move_into(content: Path, destination: Path) -> None:

@@ -215,6 +215,19 @@ def test_missing_files_are_added_and_nothing_else_is_touched(tree: Tree, tmp_pat
     assert not restore(tree, destination, mode=MISSING).items
 
 
+def test_a_missing_file_goes_into_a_directory_that_is_there(tree: Tree, tmp_path: Path) -> None:
+    destination = tmp_path / "back"
+    restore(tree, destination)
+    (destination / "sub/mine").write_text("mine")
+    (destination / "sub/two\nlines").unlink()
+
+    plan = restore(tree, destination, mode=MISSING)
+
+    assert [item.target for item in plan.items] == ["sub/two\nlines"]
+    assert (destination / "sub/mine").read_text() == "mine"
+    assert (destination / "sub/two\nlines").read_bytes() == (tree.root / "sub/two\nlines").read_bytes()
+
+
 def test_a_destination_that_holds_something_is_refused(tree: Tree, tmp_path: Path) -> None:
     (tmp_path / "back").mkdir()
     (tmp_path / "back/mine").write_text("mine")
