@@ -218,14 +218,9 @@ def _pruned_lines(pruned: Sequence[Data]) -> list[str]:
     swept = [partial for result in pruned for partial in result.get("aborted_uploads") or []]
     if swept:
         lines.append(f"Removed what {len(swept)} interrupted backup{'s' if len(swept) != 1 else ''} had left.")
-    lines += [f"Left alone: {one['path']}: {one['reason']}." for result in pruned for one in _list(result.get("skipped"))]
+    lines += [f"Left alone: {one['path']}: {one['reason']}." for result in pruned for one in result.get("left_alone") or []]
     lines += [f"Nothing is pruned: {result['blocked']}" for result in pruned if result.get("blocked")]
     return lines
-
-
-def _list(value: Any) -> Sequence[Any]:
-    """Return a list; a task that was skipped has a truth value under the same name."""
-    return value if isinstance(value, list) else []
 
 
 def _verified_lines(outcomes: Sequence[Data], infos: Mapping[str, Data]) -> list[str]:

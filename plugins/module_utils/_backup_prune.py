@@ -84,7 +84,7 @@ def as_result(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "changed": bool(outcome.deleted or outcome.swept),
         "kept": kept,
         "deleted": deleted,
-        "skipped": [{"path": path, "reason": reason} for path, reason in sorted([*held, *outcome.skipped])],
+        "left_alone": [{"path": path, "reason": reason} for path, reason in sorted([*held, *outcome.skipped])],
         "aborted_uploads": [{"path": verdict.partial.path, "size": verdict.partial.size} for verdict in outcome.swept],
         "freed": outcome.freed,
         "blocked": " ".join(plan.blocked),

@@ -18,7 +18,7 @@ description:
   - Where the newest good backup of a name is older than O(stale_guard), or no backup is good, nothing of that name is deleted, and the
     task fails with the reason, after it has pruned the other names. Where a backup is from the future, the clock is wrong, and nothing at
     all is deleted.
-  - A backup that M(bitflow.lms.backup_hold) holds, or that the repository has locked, is left alone and told in RV(skipped).
+  - A backup that M(bitflow.lms.backup_hold) holds, or that the repository has locked, is left alone and told in RV(left_alone).
   - Removes what interrupted backups left, once it is older than O(partial_max_age). What is being written is left alone.
   - Of each backup the manifest is deleted first. A run that is killed leaves nothing that looks like a backup, and the next one sweeps it.
 options:
@@ -157,7 +157,7 @@ deleted:
   elements: dict
   sample:
     - {id: 20261023T102835Z-91c26f3a, path: prod/database/lms/20261023T102835Z-91c26f3a, reason: no rule keeps it}
-skipped:
+left_alone:
   description: What no rule keeps, but is held or locked, with the reason.
   returned: always
   type: list

@@ -103,7 +103,7 @@ def test_a_year_of_backups_becomes_what_the_rules_keep(repository: Repository) -
     again = repository.prune(keep)
 
     assert {**planned, "warnings": []} == {**done, "warnings": []}
-    assert (done["changed"], done["blocked"], done["skipped"]) == (True, "", [])
+    assert (done["changed"], done["blocked"], done["left_alone"]) == (True, "", [])
     assert done["freed"] == before - repository.size()
     # Some days are the newest of their week or month as well.
     assert 7 + 12 <= len(done["kept"]) <= 7 + 4 + 12
@@ -161,7 +161,7 @@ def test_a_held_backup_stays_until_it_is_released(repository: Repository) -> Non
 
     assert planned["hold"].keys() == held["hold"].keys()
     assert (planned["changed"], held["changed"], again["changed"]) == (True, True, False)
-    assert pruned["skipped"] == [{"path": f"prod/database/lms/{ids[0]}", "reason": "held: The audit"}]
+    assert pruned["left_alone"] == [{"path": f"prod/database/lms/{ids[0]}", "reason": "held: The audit"}]
     assert repository.ids() == [ids[0], ids[2]]
     assert repository.module("backup_hold", **hold, state="absent")["hold"] is None
     assert ids_of(repository.prune({"last": 1}, min_good=1)["deleted"]) == [ids[0]]
@@ -280,7 +280,7 @@ def test_what_object_lock_keeps_is_told_and_is_no_failure(lab: Lab, mode: str) -
 
     assert planned == done
     reason = f"locked by the bucket until {until:%Y-%m-%dT%H:%M:%SZ}"
-    assert done["skipped"] == [{"path": locked, "reason": reason}]
+    assert done["left_alone"] == [{"path": locked, "reason": reason}]
     assert [backup["path"] for backup in done["deleted"]] == [free]
     assert listed(store) == [locked, newest]
     # When the lock has ended it goes as any other.
@@ -308,7 +308,7 @@ def test_a_hold_is_a_legal_hold_of_the_bucket_too(lab: Lab) -> None:
 
     keys = [f"{old}/{file}" for file in ("data.dump", "manifest.json")]
     assert [store.lock_of(key) for key in keys] == [(None, True)] * 2
-    assert prune(store)["skipped"] == [{"path": old, "reason": "held: The audit"}]
+    assert prune(store)["left_alone"] == [{"path": old, "reason": "held: The audit"}]
     hold(store, old, state="absent")
     assert [store.lock_of(key) for key in keys] == [(None, False)] * 2
     assert [backup["path"] for backup in prune(store)["deleted"]] == [old]
@@ -331,7 +331,7 @@ def test_a_legal_hold_of_somebody_else_is_respected(lab: Lab) -> None:
     old, _newest = put(store, 2 * DAY), put(store, DAY)
     store.legal_hold(f"{old}/manifest.json", True)
 
-    assert prune(store)["skipped"] == [{"path": old, "reason": "locked by a legal hold that backup_hold did not set"}]
+    assert prune(store)["left_alone"] == [{"path": old, "reason": "locked by a legal hold that backup_hold did not set"}]
 
 
 def test_a_bucket_without_object_lock_holds_by_the_note_alone(lab: Lab) -> None:
@@ -346,5 +346,5 @@ def test_a_bucket_without_object_lock_holds_by_the_note_alone(lab: Lab) -> None:
     hold(store, old, state="absent")
     prune(store)
 
-    assert kept["skipped"] == [{"path": old, "reason": "held: The audit"}]
+    assert kept["left_alone"] == [{"path": old, "reason": "held: The audit"}]
     assert listed(store) == [newest]

@@ -100,7 +100,7 @@ def test_a_good_run_is_told_on_one_screen() -> None:
         {
             "deleted": [{**DUMP, "id": "20261001T020000Z-11111111", "reason": "no rule keeps it"}],
             "freed": 2_000_000,
-            "skipped": [{"path": "prod/database/lms/20260901T020000Z-22222222", "reason": "held: audit"}],
+            "left_alone": [{"path": "prod/database/lms/20260901T020000Z-22222222", "reason": "held: audit"}],
             "aborted_uploads": [{"path": "x"}],
         },
         # Of a task that was skipped.

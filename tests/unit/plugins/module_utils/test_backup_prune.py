@@ -120,7 +120,7 @@ def test_what_the_plan_gives_up_is_gone_and_nothing_else(bucket: Bucket) -> None
         "changed": True,
         "kept": [(new, "newest good, last 1")],
         "deleted": [(old, "no rule keeps it")],
-        "skipped": [],
+        "left_alone": [],
         "aborted_uploads": [],
         "freed": size,
         "blocked": "",
@@ -202,7 +202,7 @@ def test_a_backup_whose_manifest_is_locked_stays_whole_and_is_no_failure(bucket:
 
     assert files(bucket.root) == before
     assert (result["changed"], result["deleted"], result["freed"]) == (False, [], 0)
-    assert result["skipped"] == [{"path": old, "reason": f"locked: {old}/manifest.json is locked until 2027."}]
+    assert result["left_alone"] == [{"path": old, "reason": f"locked: {old}/manifest.json is locked until 2027."}]
 
 
 def test_an_object_that_is_locked_longer_is_left_for_a_later_run(bucket: Bucket) -> None:
@@ -212,7 +212,7 @@ def test_an_object_that_is_locked_longer_is_left_for_a_later_run(bucket: Bucket)
     result = as_result(plan := planned(bucket), carry_out(bucket, plan))
 
     assert paths_of(result["deleted"]) == [(old, "no rule keeps it")]
-    assert result["skipped"] == [{"path": f"{old}/data.dump", "reason": f"locked: {old}/data.dump is locked until 2027."}]
+    assert result["left_alone"] == [{"path": f"{old}/data.dump", "reason": f"locked: {old}/data.dump is locked until 2027."}]
     assert paths(look(bucket).partials) == [old]
 
 
@@ -225,7 +225,7 @@ def test_a_backup_that_is_held_meanwhile_is_left_alone(bucket: Bucket) -> None:
     result = as_result(plan, carry_out(bucket, plan))
 
     assert files(bucket.root) == before
-    assert result["skipped"] == [{"path": old, "reason": "somebody held or released it meanwhile; the next run looks again"}]
+    assert result["left_alone"] == [{"path": old, "reason": "somebody held or released it meanwhile; the next run looks again"}]
 
 
 def test_a_held_backup_is_told_and_stays(bucket: Bucket) -> None:
@@ -234,7 +234,7 @@ def test_a_held_backup_is_told_and_stays(bucket: Bucket) -> None:
 
     result = as_result(plan := planned(bucket), carry_out(bucket, plan))
 
-    assert (result["changed"], result["skipped"]) == (False, [{"path": old, "reason": "held: audit"}])
+    assert (result["changed"], result["left_alone"]) == (False, [{"path": old, "reason": "held: audit"}])
     assert paths_of(result["kept"]) == [(new, "newest good, last 1")]
     assert paths(look(bucket).backups) == [old, new]
 
@@ -260,7 +260,7 @@ def test_a_legal_hold_that_may_not_be_lifted_keeps_the_backup_and_is_no_failure(
     result = as_result(plan := planned(bucket), carry_out(bucket, plan))
 
     reason = "locked: its hold has ended, and its legal hold cannot be lifted. The identity may not do that."
-    assert result["skipped"] == [{"path": old, "reason": reason}]
+    assert result["left_alone"] == [{"path": old, "reason": reason}]
     assert paths(look(bucket).backups) == [old, new]
 
 
