@@ -183,8 +183,6 @@ def _verified(backups: Iterable[Backup]) -> dict[str, float]:
     found: dict[str, float] = {}
     for backup in backups:
         reached = [LEVELS.index(look.level) for look in backup.verifications if look.ok and look.level in LEVELS]
-        # What proves files is for the alerts what a trial restore is.
-        reached += [len(LEVELS) - 1] if backup.verified else []
         if backup.good and reached:
             found |= dict.fromkeys(LEVELS[: max(reached) + 1], backup.time.timestamp())
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: backup_restore
 short_description: Bring a database back from its backup
-version_added: 1.1.0
+version_added: 1.0.0
 description:
   - Restores a backup into a new database, beside the live one, and compares it with the manifest. Only then, and only with O(mode=swap)
     and O(confirm), it takes the live database's place, which is a matter of renaming. The former database is kept.

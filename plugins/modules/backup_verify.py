@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: backup_verify
 short_description: Prove backups by restoring them
-version_added: 1.1.0
+version_added: 1.0.0
 description:
   - Reads a backup and notes in the repository what came of it. At the level V(restore) it is restored into a scratch database, whose
     tables are compared with the manifest, row for row counted and, where the backup has checksums, summed.

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -147,6 +149,23 @@ def test_a_killed_run_is_no_backup_and_the_next_run_clears_it(backups: Backups) 
     assert (left["backups"], len(left["partials"])) == ([], 1)
     assert result["plan"]["swept"] == [left["partials"][0]["path"]]
     assert ([backup["id"] for backup in after["backups"]], after["partials"]) == ([result["backup"]["id"]], [])
+
+
+def test_kills_at_any_moment_leave_no_half_backup_and_no_upload_that_is_not_swept(backups: Backups) -> None:
+    chance = random.Random(1)  # noqa: S311
+    for _kill in range(12):
+        process = backups.host.start_module("database_backup", **backups.options(rate_limit=8_000_000))
+        time.sleep(chance.uniform(0.3, 2.0))
+        backups.host.shell("pkill -KILL -f '[r]un_module.py database_backup' || true")
+        process.wait(timeout=30)
+
+    result = backups.back_up()
+    info = backups.info()
+    verified = backups.verify(backup="all", level="checksum")
+
+    assert result["changed"] is True
+    assert {backup["state"] for backup in info["backups"]} == {"complete"}
+    assert (info["partials"], verified["mismatches"]) == ([], [])
 
 
 def test_a_connection_that_breaks_is_no_fault_of_the_backup(backups: Backups) -> None:

@@ -10,6 +10,9 @@ bitflow    database_backup: counted in the dump's snapshot, compressed, encrypte
            new database, decrypted, its sums checked, its rows compared
 verify     backup_verify: a trial restore that is compared and dropped
 
+At the end the drill: a backup that also sums every row, a trial restore, the database dropped, and brought back under its name: rows and
+sums equal, and how long that took.
+
 Columns: medians of the seconds that passed, of the CPU seconds of the whole host (client, server and compressor), and of what was written;
 the peak memory of the module's own process; then bitflow divided by the rival. Server and repository are on the same host, with warm
 caches. Each measurement is a line of .cache/bench/backup.jsonl.
@@ -124,6 +127,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         identity = prepare(host, options.size * MEGABYTE)
         measured: dict[tuple[str, str], list[Measurement]] = {}
+        drills: list[str] = []
         for server in SERVERS:
             say(f"{server.name}: filling a database of {options.size} MB")
             server.load(host, "lms")
@@ -134,10 +138,11 @@ def main(arguments: Sequence[str]) -> None:
                     measured.setdefault((server.name, way), []).append(taken)
                     with log.open("a", encoding="utf-8") as stream:
                         stream.write(json.dumps({"server": server.name, "way": way, **asdict(taken)}) + "\n")
+            drills.append(drill(host, server, identity))
     finally:
         if not options.keep:
             host.remove()
-    print(report(measured))  # noqa: T201
+    print("\n".join([report(measured), "", *drills]))  # noqa: T201
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -183,6 +188,27 @@ def ways(host: Host, server: Server, identity: str) -> dict[str, Callable[[], Me
         "restore plain": lambda: restored(f"{server.client} lms_copy < {sql}"),
         "restore bitflow": lambda: ours("backup_restore", backup="latest", database=f"lms_{time.time_ns()}", identity=identity),
     }
+
+
+def drill(host: Host, server: Server, identity: str) -> str:
+    """Lose the database and bring it back; return what that took."""
+    place = {"repository": f"{REPOSITORY}-drill", "environment": "bench", "name": "lms", **server.options}
+    recipient = host.execute("age-keygen", "-y", input=identity).stdout.strip()
+    say(f"{server.name}: drill")
+
+    def must(name: str, **options: Any) -> dict[str, Any]:
+        result = host.module(name, **{**place, **options})
+        if result.get("failed"):
+            sys.exit(f"{name} failed: {result['msg']}")
+        return result
+
+    made = must("database_backup", record="checksums", encryption={"recipients": [recipient]})
+    must("backup_verify", identity=identity)
+    (host.postgresql if server.name == "postgresql" else host.mysql)("drop database lms")
+    back = must("backup_restore", backup="latest_verified", database="lms", identity=identity)
+    size, seconds = made["plan"]["database_size"] / MEGABYTE, back["rto_seconds"]
+    equal = "equal" if back["compared"] else "not compared"
+    return f"{server.name}: a database of {size:.0f} MB lost and back in {seconds:.1f} s, {back['rows']} rows and their sums {equal}."
 
 
 def measure(host: Host, argv: Sequence[str], file: str = "", stdin: str | None = None) -> Measurement:

@@ -51,11 +51,14 @@ def test_verification_restores_the_database_and_tells_prometheus(environment, ba
 
     def told() -> set[str]:
         address = "http://127.0.0.1:9090/api/v1/query"
-        query = 'query=lms_backup_last_verified_timestamp_seconds{level="restore"}'
+        query = 'query=lms_backup_last_verified_timestamp_seconds{level="checksum"}'
         answer = environment.on("data", "curl", "--silent", "--fail", "--get", address, "--data-urlencode", query)
         return {series["metric"]["name"] for series in json.loads(answer)["data"]["result"]}
 
-    wait_until(lambda: told() >= {"lms", "environment-app1", "environment-app2"}, "Prometheus knows of the verified backups")
+    wait_until(
+        lambda: told() >= {"lms", "environment-app1", "environment-app2", "uploads-app1", "uploads-app2"},
+        "Prometheus knows of the verified backups",
+    )
 
 
 def test_check_mode_shows_a_backup_and_makes_none(environment, backed_up):
@@ -115,3 +118,23 @@ def test_a_broken_backup_is_found_told_and_never_restored(environment, backed_up
     states = listed(environment, "data")["lms"]
     assert "corrupt" in states
     assert states[-1] == "complete"
+
+
+def test_a_whole_lms_comes_back_onto_hosts_that_lost_it(environment, backed_up):
+    before = environment.in_database(STUDENTS)
+    refused = environment.play("bitflow.lms.disaster_drill", lms_drill_confirm="dev")
+    outcome = environment.play("bitflow.lms.backup", lms_backup_scope="full")
+    assert outcome.status == 0, outcome.output[-8000:]
+    for host in ("app1", "app2"):
+        environment.on(host, "sh", "-c", "systemctl stop 'lms-*' && rm -rf /srv/lms")
+    environment.on("data", "runuser", "-u", "postgres", "--", "dropdb", "--force", "lms")
+    provisioned = environment.play("bitflow.lms.provision", "--tags=postgresql,laravel_app,nextjs_app")
+    assert provisioned.status == 0, provisioned.output[-8000:]
+
+    drilled = environment.play("bitflow.lms.disaster_drill", lms_drill_confirm="dev")
+
+    assert "A drill is for hosts without an LMS" in refused.text
+    assert drilled.status == 0, drilled.output[-8000:]
+    assert environment.in_database(STUDENTS) == before
+    assert environment.on("app1", "sh", "-c", f"cat {ESSAYS}/1.txt {ESSAYS}/2.txt").split() == ["essay", "new"]
+    assert environment.answer("/health").status == 200
