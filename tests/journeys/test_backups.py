@@ -55,10 +55,8 @@ def test_verification_restores_the_database_and_tells_prometheus(environment, ba
         answer = environment.on("data", "curl", "--silent", "--fail", "--get", address, "--data-urlencode", query)
         return {series["metric"]["name"] for series in json.loads(answer)["data"]["result"]}
 
-    wait_until(
-        lambda: told() >= {"lms", "environment-app1", "environment-app2", "uploads-app1", "uploads-app2"},
-        "Prometheus knows of the verified backups",
-    )
+    proven = {"lms", *(f"{kind}-{host}" for kind in ("environment", "uploads") for host in ("app1", "app2"))}
+    wait_until(lambda: told() >= proven, "Prometheus knows of the verified backups")
 
 
 def test_check_mode_shows_a_backup_and_makes_none(environment, backed_up):
