@@ -101,7 +101,7 @@ def decrypting(method: str, params: Mapping[str, Any]) -> Iterator[Stage | None]
     if method == "none":
         yield None
     elif method == "age":
-        with _age_identity(params) as (path, descriptors):
+        with _age_identity(params) as (path, descriptors):  # pylint: disable=contextmanager-generator-missing-cleanup
             yield Stage(["age", "--decrypt", "--identity", path], descriptors=descriptors)
     elif method == "gpg":
         yield Stage([*_gpg(params.get("gpg_home") or ""), "--decrypt"])

@@ -31,7 +31,7 @@ def repository_argspec() -> dict[str, dict[str, Any]]:
                 "endpoint_url": {"type": "str"},
                 "region": {"type": "str"},
                 "profile": {"type": "str"},
-                "access_key": {"type": "str"},
+                "access_key": {"type": "str", "no_log": False},
                 "secret_key": {"type": "str", "no_log": True},
                 "session_token": {"type": "str", "no_log": True},
                 "role_arn": {"type": "str"},

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_store import (
     MANIFEST,
@@ -292,7 +292,7 @@ class S3Store:
                         yield piece
                 if offset < size:
                     raise OSError(f"{offset} of {size} bytes came")
-            except FAILURES as error:
+            except FAILURES as error:  # pylint: disable=catching-non-exception
                 failures += 1
                 if failures >= ATTEMPTS:
                     raise self.error(what, error) from error
@@ -446,7 +446,7 @@ class S3Store:
         for failures in range(1, ATTEMPTS + 1):
             try:
                 return call()
-            except FAILURES as error:
+            except FAILURES as error:  # pylint: disable=catching-non-exception
                 found = done()
                 if found is not None:
                     return found
@@ -687,8 +687,8 @@ class S3Upload:
         part, self._collected = self._collected, bytearray()
         digest = hashlib.md5(part, usedforsecurity=False).digest()
         self._digests.append(digest)
-        assert self._sender is not None  # noqa: S101 - _begin made it
-        self._sending = self._sender.submit(self._send_part, len(self._digests), part, digest)
+        # _begin made it.
+        self._sending = cast("ThreadPoolExecutor", self._sender).submit(self._send_part, len(self._digests), part, digest)
         if len(part) > OVERLAPPING:
             del part
             self._wait()

@@ -115,8 +115,9 @@ def installed_programs() -> dict[str, Programs]:
     found: dict[str, Programs] = {}
     for client, dump in PROGRAMS:
         if shutil.which(client) and shutil.which(dump):
-            said = subprocess.run([dump, "--version"], check=False, capture_output=True, text=True, env=_environment()).stdout
-            flavour, version = program_version(said)
+            argv = [dump, "--version"]
+            done = subprocess.run(argv, check=False, capture_output=True, text=True, env=_environment())  # pylint: disable=ansible-bad-function
+            flavour, version = program_version(done.stdout)
             found.setdefault(flavour, Programs(flavour, client, dump, version))
     if not found:
         raise LmsError(

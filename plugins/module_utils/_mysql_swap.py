@@ -336,7 +336,7 @@ class Swap:
         rows = self._session.query(
             f"SELECT routine_type, routine_name FROM information_schema.routines WHERE routine_schema = {literal(database)}"
         )
-        return [(kind, name) for kind, name in rows]
+        return [(row[0], row[1]) for row in rows]
 
     def _names(self, column: str, view: str, schema: str, database: str) -> list[str]:
         return self._session.column(

@@ -21,7 +21,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import CommandError, LmsError
 
@@ -112,7 +112,7 @@ def start(stage: Stage, *, nice: int = 0, **streams: Any) -> subprocess.Popen[by
         if account.pw_uid != os.geteuid():
             identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": os.getgrouplist(stage.user, account.pw_gid)}
         environment["HOME"] = account.pw_dir
-    return subprocess.Popen(
+    return subprocess.Popen(  # pylint: disable=ansible-bad-function
         list(stage.argv),
         env={**environment, **stage.environment},
         pass_fds=tuple(stage.descriptors),
@@ -231,13 +231,12 @@ class _Running:
         return StageError(f"{stage.name} {how}{_reason(said)}", program=stage.name, rc=status, stderr=said)
 
     def _stdout(self, index: int) -> IO[bytes]:
-        output = self.processes[index].stdout
-        assert output is not None  # noqa: S101 - it was opened as a pipe
-        return output
+        # It was opened as a pipe.
+        return cast("IO[bytes]", self.processes[index].stdout)
 
     def _feed(self, source: Iterable[bytes], reader: subprocess.Popen[bytes]) -> None:
-        stream = reader.stdin
-        assert stream is not None  # noqa: S101 - it was opened as a pipe
+        # It was opened as a pipe.
+        stream = cast("IO[bytes]", reader.stdin)
         pieces = iter(source)
         try:
             if not self._write(pieces, stream) and self.whole and reader.wait() == 0:

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 PIECE = 1024 * 1024
 # How much of a dump is read before its contents are asked for, at first; they may be longer (bytes).
@@ -138,7 +138,8 @@ def read_contents(source: BinaryIO, program: str, first: int = FIRST_LOOK) -> tu
     while True:
         piece = source.read(wanted - len(beginning))
         beginning += piece
-        listed = subprocess.run([program, "--list", "--verbose"], input=beginning, check=False, capture_output=True)
+        argv = [program, "--list", "--verbose"]
+        listed = subprocess.run(argv, input=beginning, check=False, capture_output=True)  # pylint: disable=ansible-bad-function
         if listed.returncode == 0:
             return beginning, listed.stdout.decode("utf-8", errors="surrogateescape")
         if not piece:
@@ -159,20 +160,22 @@ def main(arguments: Sequence[str]) -> int:
         if missing:
             raise ContentsError(f"The dump has no table {', '.join(missing)}.")
     except ContentsError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - it is a program
+        sys.stderr.write(f"{error}\n")
         return 1
     chosen = choose(entries, tables.values(), plan["existing"])
     descriptor = os.memfd_create("contents")
     with os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="surrogateescape") as stream:
         stream.writelines(f"{entry.line}\n" for entry in chosen)
-    restoring = subprocess.Popen([*program, f"--use-list=/proc/self/fd/{descriptor}"], stdin=subprocess.PIPE, pass_fds=(descriptor,))
-    assert restoring.stdin  # noqa: S101 - it was opened as a pipe
+    argv = [*program, f"--use-list=/proc/self/fd/{descriptor}"]
+    restoring = subprocess.Popen(argv, stdin=subprocess.PIPE, pass_fds=(descriptor,))  # pylint: disable=ansible-bad-function
+    # It was opened as a pipe.
+    stream_in = cast("IO[bytes]", restoring.stdin)
     piece = beginning
     try:
         while piece:
-            restoring.stdin.write(piece)
+            stream_in.write(piece)
             piece = source.read(PIECE)
-        restoring.stdin.close()
+        stream_in.close()
     except BrokenPipeError:
         # Its status says why.
         pass
@@ -184,4 +187,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    raise SystemExit(main(sys.argv[1:]))

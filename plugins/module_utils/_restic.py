@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Callable
+from typing import IO, Any, Callable, cast
 
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_repositories import split_s3
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_store import MissingObjectError, Store
@@ -339,8 +339,7 @@ class Restic:
         errors: list[str] = []
 
         def listen() -> None:
-            assert process.stderr is not None  # noqa: S101 - it was opened as a pipe
-            for line in process.stderr:
+            for line in cast("IO[bytes]", process.stderr):
                 if len(errors) < ERRORS_KEPT:
                     errors.append(line.decode("utf-8", "surrogateescape").rstrip("\n"))
 
@@ -349,8 +348,7 @@ class Restic:
             if locking:
                 self._note(process.pid)
             listener.start()
-            assert process.stdout is not None  # noqa: S101 - it was opened as a pipe
-            for piece in process.stdout:
+            for piece in cast("IO[bytes]", process.stdout):
                 line = piece.decode("utf-8", "surrogateescape").rstrip("\n")
                 if heard:
                     heard(line)

@@ -60,6 +60,7 @@ options:
       - Which clients speak to the server on which the trial is made. Required for the level V(restore).
     type: str
     choices: [postgresql, mysql]
+    required: false
   progress_file:
     description:
       - Where to note how far the run is. The action plugin sets and reads it.

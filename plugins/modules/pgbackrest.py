@@ -336,7 +336,7 @@ restore:
     set: 20261123-010000F
     set_stopped: "2026-11-23T01:02:10Z"
     type: time
-    target: 2026-11-23 10:28:35.000000+00
+    target: "2026-11-23 10:28:35.000000+00"
     path: /var/lib/postgresql/17/main
     previous: /var/lib/postgresql/17/main.before_20261123T104000Z
     size: 25479582

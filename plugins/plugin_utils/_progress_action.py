@@ -101,7 +101,7 @@ class ProgressAction(ActionBase):  # type: ignore[misc]
     def tell(self, note: str, host: str) -> None:
         """Show how far the host says it is; when it cannot be asked now, the next time will do."""
         answer = self._low_level_execute_command(f"cat {note}; date +%s", sudoable=True)
-        progress, _, now = answer.get("stdout", "").strip().rpartition("}")
+        progress, _end, now = answer.get("stdout", "").strip().rpartition("}")
         try:
             line = progress_line(json.loads(f"{progress}}}"), float(now))
         except ValueError:

@@ -94,23 +94,25 @@ class Host:
             *("python3", "/usr/local/lib/tests/run_module.py", name),
         ]
 
-    def module(self, name: str, /, *, check_mode: bool = False, user: str = "root", **arguments: Any) -> dict[str, Any]:
+    def module(self, module: str, *, check_mode: bool = False, user: str = "root", **arguments: Any) -> dict[str, Any]:
         """Run a module of the collection on the host and return its result, with failed where it failed."""
         process = subprocess.run(
-            self.module_argv(name, user), input=module_input(check_mode, arguments), check=False, capture_output=True, text=True
+            self.module_argv(module, user), input=module_input(check_mode, arguments), check=False, capture_output=True, text=True
         )
         try:
             result = json.loads(process.stdout)
         except ValueError:
-            raise AssertionError(f"{name} gave no result:\n{process.stdout}{process.stderr}") from None
+            raise AssertionError(f"{module} gave no result:\n{process.stdout}{process.stderr}") from None
         assert isinstance(result, dict)
         # What ansible-core wraps for the control host is a sentence to a test.
         result["warnings"] = [each["event"]["msg"] if isinstance(each, dict) else each for each in result.get("warnings", [])]
         return result
 
-    def start_module(self, name: str, /, **arguments: Any) -> subprocess.Popen[str]:
+    def start_module(self, module: str, **arguments: Any) -> subprocess.Popen[str]:
         """Start a module and leave it running, so that something can happen to it."""
-        process = subprocess.Popen(self.module_argv(name), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            self.module_argv(module), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         assert process.stdin
         process.stdin.write(module_input(False, arguments))
         process.stdin.close()

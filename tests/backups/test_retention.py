@@ -60,9 +60,9 @@ class Repository:
         self.host.execute("env", f"PYTHONPATH={LIBRARY}", "python3", "-c", WRITE, REPOSITORY, input=json.dumps(backups))
         return ids
 
-    def module(self, name: str, /, **arguments: Any) -> dict[str, Any]:
+    def module(self, module: str, **arguments: Any) -> dict[str, Any]:
         """Run a module on it."""
-        return self.host.module(name, repository=REPOSITORY, **NAME, **arguments)
+        return self.host.module(module, repository=REPOSITORY, **NAME, **arguments)
 
     def prune(self, keep: dict[str, Any], **arguments: Any) -> dict[str, Any]:
         """Prune it."""

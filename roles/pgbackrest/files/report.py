@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 """Verify the backups of a stanza, or write their figures for Prometheus.
 
     report.py --stanza NAME verify STATE             exits with 1 if something is not whole, and notes the outcome in STATE

@@ -220,7 +220,7 @@ def verify(store: DirectoryStore, server: Files | None, *, check_mode: bool = Fa
     around = _backup_verify.Surroundings(
         now=lambda: NOW, clock=lambda: 100.0, token=lambda _size: "5c4a7c11", pick=lambda backups: backups[-1], dead=is_dead, host="db1"
     )
-    return _backup_verify.run(settings, store, cast("Engine | None", server), {}, check_mode=check_mode, surroundings=around)
+    return _backup_verify.run(settings, store, cast(Engine, server), {}, check_mode=check_mode, surroundings=around)
 
 
 def test_a_backup_is_restored_beside_compared_and_noted(store: DirectoryStore, server: Files) -> None:
@@ -475,7 +475,7 @@ def test_room_is_compared_where_it_is_known(server: Files) -> None:
     def usage(free: int) -> Callable[[str], Any]:
         return lambda _path: SimpleNamespace(free=free)
 
-    engine = cast("Engine", server)
+    engine = cast(Engine, server)
 
     assert room_for(engine, manifest, usage(0)).unknown == "the server's data is not on this host, or it does not say where"
     server.directory = "/var/lib/postgresql"
@@ -585,7 +585,7 @@ def restore(
     given |= {"globals": "none", "owners": True, "confirm": None, "safety_backup": True, "accept_suspicious": False, "again": False}
     settings = _backup_restore.Settings.from_options({**given, **options})
     around = _backup_restore.Surroundings(saving, now=lambda: NOW, clock=lambda: 100.0, dead=is_dead)
-    return _backup_restore.run(settings, store, cast("Engine", server), {}, around, check_mode=check_mode)
+    return _backup_restore.run(settings, store, cast(Engine, server), {}, around, check_mode=check_mode)
 
 
 def test_a_new_database_is_made_compared_and_marked(store: DirectoryStore, server: Files) -> None:

@@ -101,7 +101,7 @@ def test_programs_get_the_password_by_descriptor() -> None:
 
 def test_no_user_of_this_host_is_said() -> None:
     with pytest.raises(LmsError, match=r"^This host has no user nobody-there, as whom the clients were to run \(login_system_user\)\.$"):
-        _ = PostgreSQL(Login("postgresql", password="secret", system_user="nobody-there")).base
+        str(PostgreSQL(Login("postgresql", password="secret", system_user="nobody-there")).base)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_a_tap_that_fails_ends_the_programs() -> None:
 
 def test_a_program_that_stops_reading_early_and_fails_is_blamed_rather_than_its_source() -> None:
     with pytest.raises(StageError) as error:
-        collect(shell("head -c 1 >/dev/null; echo relation exists >&2; exit 1"), source=(b"x" * 1024 * 1024 for _ in range(64)))
+        collect(shell("head -c 1 >/dev/null; echo relation exists >&2; exit 1"), source=(b"x" * 1024 * 1024 for _piece in range(64)))
 
     assert error.value.message == "sh ended with status 1: relation exists"
 
