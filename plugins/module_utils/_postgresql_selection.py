@@ -169,7 +169,7 @@ def main(arguments: Sequence[str]) -> int:
     argv = [*program, f"--use-list=/proc/self/fd/{descriptor}"]
     restoring = subprocess.Popen(argv, stdin=subprocess.PIPE, pass_fds=(descriptor,))  # pylint: disable=ansible-bad-function
     # It was opened as a pipe.
-    stream_in = cast("IO[bytes]", restoring.stdin)
+    stream_in = cast(IO[bytes], restoring.stdin)
     piece = beginning
     try:
         while piece:

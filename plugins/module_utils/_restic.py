@@ -339,7 +339,7 @@ class Restic:
         errors: list[str] = []
 
         def listen() -> None:
-            for line in cast("IO[bytes]", process.stderr):
+            for line in cast(IO[bytes], process.stderr):
                 if len(errors) < ERRORS_KEPT:
                     errors.append(line.decode("utf-8", "surrogateescape").rstrip("\n"))
 
@@ -348,7 +348,7 @@ class Restic:
             if locking:
                 self._note(process.pid)
             listener.start()
-            for piece in cast("IO[bytes]", process.stdout):
+            for piece in cast(IO[bytes], process.stdout):
                 line = piece.decode("utf-8", "surrogateescape").rstrip("\n")
                 if heard:
                     heard(line)
