@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_catalogue import (
@@ -27,6 +25,17 @@ from ansible_collections.bitflow.lms.plugins.module_utils._backup_catalogue impo
 )
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_encryption import encrypting_stage, encryption_of
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_lock import LockedError, only_one
+from ansible_collections.bitflow.lms.plugins.module_utils._backup_making import (
+    Outcome,
+    check_room,
+    diff_of,
+    doubts,
+    ended_in_order,
+    newest_good,
+    read_back,
+    sweep_interrupted,
+    young_enough,
+)
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_store import Draft, Store, StoredObject
 from ansible_collections.bitflow.lms.plugins.module_utils._database import DatabaseLockedError, Engine, Server, Snapshot, Table
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
@@ -38,8 +47,6 @@ KIND = "database"
 FIRST_DUMP_SHARE = 0.5
 # What the estimate of a dump's size may be wrong by.
 ROOM_MARGIN = 1.2
-# What systemd, a terminal that closes, and a person send to end a run.
-ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ class Plan:
     @property
     def previous(self) -> Backup | None:
         """Return the newest good backup."""
-        return next((backup for backup in reversed(self.catalogue.backups) if backup.good), None)
+        return newest_good(self.catalogue)
 
     def as_result(self, skipped_reason: str = "", swept: Sequence[str] = ()) -> dict[str, Any]:
         """Return it as the module does."""
@@ -134,24 +141,13 @@ class Plan:
         }
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a run came to."""
-
-    changed: bool
-    plan: dict[str, Any]
-    backup: dict[str, Any] | None = None
-    warnings: Sequence[str] = ()
-    diff: Mapping[str, Any] = field(default_factory=dict)
-
-
 def run(settings: Settings, store: Store, engine: Engine, *, check_mode: bool = False, progress: Progress | None = None) -> Outcome:
     """Make the backup, unless a good one is young enough; in check mode only look."""
     plan = make_plan(settings, store, engine, now_utc())
     if plan.sufficient:
         return Outcome(False, plan.as_result(f"{plan.sufficient.id} is younger than max_age."), plan.sufficient.summary())
     if check_mode:
-        return Outcome(True, plan.as_result(), diff=_diff(plan.previous, "a new backup"))
+        return Outcome(True, plan.as_result(), diff=diff_of(plan.previous, "a new backup"))
     try:
         with ended_in_order(), only_one(f"{store.uri}/{settings.path}"):
             return Maker(plan, store, engine, progress or Progress()).make()
@@ -175,16 +171,8 @@ def make_plan(settings: Settings, store: Store, engine: Engine, now: datetime) -
     estimate, estimated_from = estimated_size(catalogue, database["size_bytes"])
     sufficient = young_enough(catalogue, settings.max_age, now)
     if not sufficient:
-        check_room(store.uri, repository.get("free"), estimate, settings.min_free)
+        check_room(store.uri, repository.get("free"), round(estimate * ROOM_MARGIN) + settings.min_free)
     return Plan(settings, server, database, repository, catalogue, estimate, estimated_from, sufficient)
-
-
-def young_enough(catalogue: Catalogue, max_age: int, now: datetime) -> Backup | None:
-    """Return the newest good backup when it is younger than max_age (seconds); one from the future is no proof of anything."""
-    good = [backup for backup in catalogue.backups if backup.good and backup.time <= now]
-    if max_age and good and now - good[-1].time < timedelta(seconds=max_age):
-        return good[-1]
-    return None
 
 
 def estimated_size(catalogue: Catalogue, database_size: int) -> tuple[int, Backup | None]:
@@ -194,17 +182,6 @@ def estimated_size(catalogue: Catalogue, database_size: int) -> tuple[int, Backu
         if backup.good and then:
             return round(backup.size * max(1.0, database_size / then)), backup
     return round(database_size * FIRST_DUMP_SHARE), None
-
-
-def check_room(uri: str, free: int | None, estimate: int, min_free: int) -> None:
-    """Refuse to begin what will not fit."""
-    needed = round(estimate * ROOM_MARGIN) + min_free
-    if free is not None and free < needed:
-        raise LmsError(
-            f"{uri} has {free} bytes free, and the backup may need {needed}. Make room there, prune, or lower min_free.",
-            free=free,
-            needed=needed,
-        )
 
 
 def suspicion(tables: Sequence[Table], size: int, previous: Backup | None, max_shrink_percent: int) -> str:
@@ -244,8 +221,7 @@ class Maker:
         if self.encrypting is None:
             self.warnings.append(f"The backup of {settings.name} is not encrypted: no recipients are given.")
         with self.engine.snapshot(settings.name, consistency=settings.consistency, lock_timeout=settings.lock_timeout) as snapshot:
-            # Whoever made them held both locks that we hold now, so they are dead.
-            swept = self._sweep()
+            swept, left = sweep_interrupted(self.store, settings.path)
             started, begun = now_utc(), time.monotonic()
             identity = new_id(started)
             draft = self.store.draft(f"{settings.path}/{identity}")
@@ -257,11 +233,10 @@ class Maker:
             except BaseException:
                 draft.discard()
                 raise
-            self.warnings += snapshot.warnings
-        made = self._read_back(identity)
-        if made.manifest.get("suspicious"):
-            self.warnings.append(f"Backup {identity} is suspicious and does not count as good: {made.manifest['suspicious_reason']}")
-        return Outcome(True, self.plan.as_result(swept=swept), made.summary(), self.warnings, _diff(self.plan.previous, identity))
+            self.warnings += [*left, *snapshot.warnings]
+        made = read_back(self.store, settings.path, identity)
+        self.warnings += doubts(made)
+        return Outcome(True, self.plan.as_result(swept=swept), made.summary(), self.warnings, diff_of(self.plan.previous, identity))
 
     def _write(self, draft: Draft, snapshot: Snapshot) -> dict[str, Any]:
         """Write the objects, and return what the manifest says of them."""
@@ -350,29 +325,6 @@ class Maker:
         """Return how many bytes to expect, where an earlier backup tells."""
         return self.plan.estimate if self.plan.estimated_from else None
 
-    def _sweep(self) -> list[str]:
-        """Remove what interrupted backups of this database left."""
-        swept = []
-        for partial in self.store.partials(f"{self.settings.path}/"):
-            if partial.active:
-                continue
-            try:
-                self.store.sweep(partial)
-                swept.append(partial.path)
-            except LmsError as error:
-                self.warnings.append(f"What an interrupted run left at {partial.path} stays: {error.message}")
-        return swept
-
-    def _read_back(self, identity: str) -> Backup:
-        """Return the backup as the repository gives it now: what is reported is what is there."""
-        catalogue = read_catalogue(self.store, self.settings.environment, KIND, self.settings.name)
-        for backup in catalogue.backups:
-            if backup.id == identity:
-                if backup.fault:
-                    raise LmsError(f"Backup {identity} was written, but reads as corrupt: {backup.fault}")
-                return backup
-        raise LmsError(f"Backup {identity} was written, but {self.store.uri} does not list it.")
-
 
 class Beside:
     """A call that runs in a thread beside this one."""
@@ -395,32 +347,3 @@ class Beside:
             self._outcome = self._call()
         except BaseException as error:
             self._outcome = error
-
-
-class Interrupted(BaseException):
-    """A signal asked the run to end. No Exception: nothing is to take it for a failure that it could mend."""
-
-
-@contextmanager
-def ended_in_order() -> Iterator[None]:
-    """Let signals that ask for an end raise Interrupted, so that nothing half stays; the second one ends at once."""
-
-    def interrupt(number: int, _frame: Any) -> None:
-        for each in ENDING_SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
-        raise Interrupted(f"ended by {signal.Signals(number).name}")
-
-    before = {each: signal.signal(each, interrupt) for each in ENDING_SIGNALS}
-    try:
-        yield
-    except Interrupted as interruption:
-        raise LmsError(f"The run was {interruption}; nothing half is left. Start it again.") from interruption
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
-def _diff(previous: Backup | None, new: str) -> dict[str, Any]:
-    """Return what --diff shows: which backup was the newest good one, and which is."""
-    before = f"{previous.id} of {iso(previous.time)}\n" if previous else ""
-    return {"before": before, "after": f"{new}\n", "before_header": "newest good backup", "after_header": "newest good backup"}

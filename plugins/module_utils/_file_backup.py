@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,8 +32,18 @@ from ansible_collections.bitflow.lms.plugins.module_utils._backup_catalogue impo
 )
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_encryption import encrypting_stage, encryption_of
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_lock import LockedError, only_one
+from ansible_collections.bitflow.lms.plugins.module_utils._backup_making import (
+    Outcome,
+    check_room,
+    diff_of,
+    doubts,
+    ended_in_order,
+    newest_good,
+    read_back,
+    sweep_interrupted,
+    young_enough,
+)
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_store import Draft, Store
-from ansible_collections.bitflow.lms.plugins.module_utils._database_backup import ended_in_order
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._file_archive import (
     TarStream,
@@ -160,17 +170,6 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a run came to."""
-
-    changed: bool
-    plan: dict[str, Any]
-    backup: dict[str, Any] | None = None
-    warnings: Sequence[str] = ()
-    diff: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Written:
     """What a writer stored."""
 
@@ -256,30 +255,11 @@ def make_plan(settings: Settings, store: Store, writer: Writer, now: datetime, c
     return plan
 
 
-def newest_good(catalogue: Catalogue) -> Backup | None:
-    """Return the newest good backup."""
-    return next((backup for backup in reversed(catalogue.backups) if backup.good), None)
-
-
-def young_enough(catalogue: Catalogue, max_age: int, now: datetime) -> Backup | None:
-    """Return the newest good backup when it is younger than max_age (seconds); one from the future is no proof of anything."""
-    good = [backup for backup in catalogue.backups if backup.good and backup.time <= now]
-    return good[-1] if max_age and good and now - good[-1].time < timedelta(seconds=max_age) else None
-
-
 def refuse_inside(uri: str, selection: Selection) -> None:
     """Refuse files among which the repository lies: each backup would hold all earlier ones, and itself."""
     for path in selection.paths:
         if f"{uri}/".startswith(f"{path}/") and not selection.exclude.match(uri[1:]):
             raise LmsError(f"The repository {uri} lies in {shown(path)}, which is to be backed up. Add it to exclude, or move it.")
-
-
-def check_room(uri: str, free: int | None, estimate: int) -> None:
-    """Refuse to begin what will not fit."""
-    if free is not None and free < estimate:
-        raise LmsError(
-            f"{uri} has {free} bytes free, and the backup may need {estimate}. Make room there, or prune.", free=free, needed=estimate
-        )
 
 
 def suspicion(counts: Counts, previous: Backup | None, max_shrink_percent: int) -> str:
@@ -307,7 +287,8 @@ class Maker:
     def make(self) -> Outcome:
         """Clear away what interrupted runs left, store the files, publish."""
         plan, settings = self.plan, self.settings
-        self._sweep()
+        plan.swept, left = sweep_interrupted(self.store, settings.path)
+        self.warnings += left
         started, begun = now_utc(), time.monotonic()
         identity = new_id(started)
         draft = self.store.draft(f"{settings.path}/{identity}")
@@ -318,7 +299,7 @@ class Maker:
         except BaseException:
             draft.discard()
             raise
-        made = self._read_back(identity)
+        made = read_back(self.store, settings.path, identity)
         plan.skipped = list(written.skipped)
         self._warn(made, written)
         self.writer.finish(made)
@@ -353,33 +334,12 @@ class Maker:
 
     def _warn(self, made: Backup, written: Written) -> None:
         """Tell what a person should look at."""
-        if made.manifest.get("suspicious"):
-            self.warnings.append(f"Backup {made.id} is suspicious and does not count as good: {made.manifest['suspicious_reason']}")
+        self.warnings += doubts(made)
         missed = [path for path, reason in written.skipped if reason in (VANISHED, CHANGED)]
         if missed:
             self.warnings.append(f"Files vanished or changed while they were read, which vanish_ok allows: {names(missed)}.")
         if not written.counts.files:
             self.warnings.append(f"Backup {made.id} holds no file.")
-
-    def _sweep(self) -> None:
-        """Remove what interrupted backups of these files left. Whoever made them held the lock that we hold now, so they are dead."""
-        for partial in self.store.partials(f"{self.settings.path}/"):
-            if partial.active:
-                continue
-            try:
-                self.store.sweep(partial)
-                self.plan.swept.append(partial.path)
-            except LmsError as error:
-                self.warnings.append(f"What an interrupted run left at {partial.path} stays: {error.message}")
-
-    def _read_back(self, identity: str) -> Backup:
-        """Return the backup as the repository gives it now: what is reported is what is there."""
-        for backup in read_catalogue(self.store, self.settings.environment, KIND, self.settings.name).backups:
-            if backup.id == identity:
-                if backup.fault:
-                    raise LmsError(f"Backup {identity} was written, but reads as corrupt: {backup.fault}")
-                return backup
-        raise LmsError(f"Backup {identity} was written, but {self.store.uri} does not list it.")
 
 
 class BuiltinWriter:
@@ -501,11 +461,6 @@ class ListNotes:
 
 def _diff(plan: Plan, new: str) -> dict[str, Any]:
     """Return what --diff shows: which backup was the newest good one and which is, and how the files differ."""
-    before = f"{plan.previous.id} of {iso(plan.previous.time)}\n" if plan.previous else ""
+    shown_diff = diff_of(plan.previous, new)
     changes = plan.changes.lines() if plan.changes else ""
-    return {
-        "before": before,
-        "after": f"{new}\n{changes}",
-        "before_header": "newest good backup",
-        "after_header": "newest good backup, and what changed in the files",
-    }
+    return {**shown_diff, "after": f"{new}\n{changes}", "after_header": "newest good backup, and what changed in the files"}

@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_catalogue import Backup, check_name, read_catalogue, select
+from ansible_collections.bitflow.lms.plugins.module_utils._backup_making import ended_in_order
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_reading import CorruptObjectError, Reader
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_store import Store
-from ansible_collections.bitflow.lms.plugins.module_utils._database_backup import ended_in_order
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._file_archive import decode_list
 from ansible_collections.bitflow.lms.plugins.module_utils._file_backup import KIND, data_object, list_object

@@ -29,18 +29,10 @@ from ansible_collections.bitflow.lms.plugins.module_utils._backup_catalogue impo
 )
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_lock import DIRECTORY as LOCKS
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_lock import only_one
+from ansible_collections.bitflow.lms.plugins.module_utils._backup_making import Outcome, ended_in_order, newest_good
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_store import Draft, Store
-from ansible_collections.bitflow.lms.plugins.module_utils._database_backup import ended_in_order
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
-from ansible_collections.bitflow.lms.plugins.module_utils._file_backup import (
-    KIND,
-    Outcome,
-    Plan,
-    Settings,
-    Written,
-    cache_directory,
-    newest_good,
-)
+from ansible_collections.bitflow.lms.plugins.module_utils._file_backup import KIND, Plan, Settings, Written, cache_directory
 from ansible_collections.bitflow.lms.plugins.module_utils._file_tree import Counts, FileEntry, Patterns, Reports
 from ansible_collections.bitflow.lms.plugins.module_utils._progress import Progress
 from ansible_collections.bitflow.lms.plugins.module_utils._restic import (

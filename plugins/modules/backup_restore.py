@@ -243,6 +243,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bitflow.lms.plugins.module_utils import _database_backup as database_backup
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_encryption import encryption_argspec, identity_argspec
+from ansible_collections.bitflow.lms.plugins.module_utils._backup_making import ended_in_order
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_repositories import name_argspec, open_store, repository_argspec
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_restore import MODES, Settings, Surroundings, run
 from ansible_collections.bitflow.lms.plugins.module_utils._database import engine_for
@@ -287,7 +288,7 @@ def main() -> None:
             warnings.extend(outcome.warnings)
             return str((outcome.backup or {})["id"])
 
-        with database_backup.ended_in_order():
+        with ended_in_order():
             outcome = run(settings, store, engine, params, Surroundings(make_backup), check_mode=module.check_mode, progress=progress)
     except LmsError as error:
         module.fail_json(**error.as_result())

@@ -205,10 +205,10 @@ swept:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_catalogue import KINDS, LEVELS
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_encryption import identity_argspec
+from ansible_collections.bitflow.lms.plugins.module_utils._backup_making import ended_in_order
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_repositories import name_argspec, open_store, repository_argspec
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_verify import Settings, run
 from ansible_collections.bitflow.lms.plugins.module_utils._database import engine_for
-from ansible_collections.bitflow.lms.plugins.module_utils._database_backup import ended_in_order
 from ansible_collections.bitflow.lms.plugins.module_utils._database_login import ENGINES, login_argspec, login_from
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._progress import Progress

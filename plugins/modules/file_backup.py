@@ -289,10 +289,11 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_encryption import encryption_argspec
+from ansible_collections.bitflow.lms.plugins.module_utils._backup_making import Outcome
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_repositories import name_argspec, open_store, repository_argspec
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_store import Store
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
-from ansible_collections.bitflow.lms.plugins.module_utils._file_backup import BuiltinWriter, Outcome, Settings, run, settings_argspec
+from ansible_collections.bitflow.lms.plugins.module_utils._file_backup import BuiltinWriter, Settings, run, settings_argspec
 from ansible_collections.bitflow.lms.plugins.module_utils._progress import Progress
 from ansible_collections.bitflow.lms.plugins.module_utils._restic_backup import (
     ResticWriter,

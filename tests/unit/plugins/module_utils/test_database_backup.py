@@ -20,7 +20,7 @@ import pytest
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_catalogue import now_utc, read_catalogue
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_directory import DirectoryStore
 from ansible_collections.bitflow.lms.plugins.module_utils._database import DatabaseError, DatabaseLockedError, Dump, Login, Server, Table
-from ansible_collections.bitflow.lms.plugins.module_utils._database_backup import Settings, check_room, run, settings_argspec, suspicion
+from ansible_collections.bitflow.lms.plugins.module_utils._database_backup import Settings, run, settings_argspec, suspicion
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._pipeline import Stage
 
@@ -261,13 +261,6 @@ def test_what_became_much_smaller_is_suspicious(backups: Backups, tables: Sequen
 
 def test_the_first_one_is_held_against_nothing() -> None:
     assert suspicion(TABLES, 1, None, 50) == ""
-
-
-def test_what_will_not_fit_is_not_begun() -> None:
-    with pytest.raises(LmsError, match="/srv has 1000 bytes free, and the backup may need 1300"):
-        check_room("/srv", 1000, 1000, 100)
-    check_room("/srv", 1300, 1000, 100)
-    check_room("s3://bucket", None, 1000, 100)
 
 
 def test_the_options_and_the_settings_have_the_same_defaults() -> None:

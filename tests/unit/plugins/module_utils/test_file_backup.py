@@ -13,19 +13,18 @@ from typing import Any
 import pytest
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_catalogue import Backup, Catalogue, new_id, read_catalogue
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_directory import DirectoryStore
+from ansible_collections.bitflow.lms.plugins.module_utils._backup_making import Outcome, young_enough
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_store import Draft
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._file_backup import (
     BuiltinWriter,
     ListNotes,
-    Outcome,
     Plan,
     Settings,
     Written,
     refuse_inside,
     run,
     suspicion,
-    young_enough,
 )
 from ansible_collections.bitflow.lms.plugins.module_utils._file_tree import FILE, Counts, FileEntry, Selection
 
