@@ -1,7 +1,7 @@
 # Copyright: Bitflow LMS contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A load balancer that lives in memory: what every provider has to do, and nothing else."""
+"""A load balancer and a record that live in memory: what every provider and every store has to do, and nothing else."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._traffic import (
     refuse_weights,
     same,
 )
+from ansible_collections.bitflow.lms.plugins.module_utils._traffic_record import Stored, conflict
 
 
 class MemoryProvider:
@@ -36,6 +37,8 @@ class MemoryProvider:
         self.writes: list[tuple[str, dict[str, int]]] = []
         self.before: Callable[[str], None] = lambda _call: None
         self.after: Callable[[str], None] = lambda _call: None
+        # Sees each change before it is made: route, weights before, weights after.
+        self.guard: Callable[[str, Weights, Weights], None] = lambda _route, _before, _after: None
 
     def read(self) -> Live:
         """Return every route as it is."""
@@ -65,6 +68,7 @@ class MemoryProvider:
         if not same(found, weights):
             if not same(found, expect):
                 raise drift(route, found, expect)
+            self.guard(route, found, weights)
             self.by_hand(route, weights)
             self.writes.append((route, dict(weights)))
         self.after(f"set {route}")
@@ -91,3 +95,40 @@ class MemoryProvider:
         """Note a call."""
         self.before(call)
         self.calls.append(call)
+
+
+class MemoryStore:
+    """Holds a document, and calls a hook before and after every write."""
+
+    uri = "memory"
+
+    def __init__(self) -> None:
+        self.content: bytes | None = None
+        self.version = 0
+        self.before: Callable[[str], None] = lambda _call: None
+        self.after: Callable[[str], None] = lambda _call: None
+
+    def read(self) -> Stored | None:
+        """Return the document."""
+        return None if self.content is None else Stored(self.content, str(self.version))
+
+    def create(self, content: bytes) -> str:
+        """Write the document where there is none."""
+        return self._swap(content, None)
+
+    def replace(self, content: bytes, tag: str) -> str:
+        """Write the document over the one with this tag."""
+        return self._swap(content, tag)
+
+    def _swap(self, content: bytes, tag: str | None) -> str:
+        """Compare and write."""
+        self.before("write")
+        found = self.read()
+        if (found.tag if found else None) != tag:
+            raise conflict(self.uri)
+        self.content = content
+        self.version += 1
+        # Taken now: by the time the answer arrives somebody else may have written again.
+        written = str(self.version)
+        self.after("write")
+        return written
