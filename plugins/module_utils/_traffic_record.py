@@ -13,7 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
@@ -148,11 +148,10 @@ def conflict(uri: str) -> ConflictError:
     return ConflictError(f"Somebody else wrote or removed the record {uri} in the meantime. Look at the status, then start again.")
 
 
-def open_record(location: str, s3: Mapping[str, Any] | None = None) -> Store:
-    """Return the store that the options state and s3 mean. Nothing is asked or written yet."""
+def open_record(location: str, client: Callable[[], Any]) -> Store:
+    """Return the store that the option state means; a client of S3 is only made where it is needed. Nothing is asked or written yet."""
     if location.startswith("s3://"):
         # Not at the top: only this one needs the SDK of AWS.
-        from ansible_collections.bitflow.lms.plugins.module_utils._backup_s3 import S3Options, client_for
         from ansible_collections.bitflow.lms.plugins.module_utils._traffic_record_s3 import ObjectStore
 
         try:
@@ -161,8 +160,7 @@ def open_record(location: str, s3: Mapping[str, Any] | None = None) -> Store:
             raise LmsError(f"state is {location!r}, which is no object such as s3://example-state/traffic/prod/lms.json.") from error
         if not key:
             raise LmsError(f"state is {location!r}, which names no object. Add one, such as s3://{bucket}/traffic/prod/lms.json.")
-        options = S3Options.of(s3)
-        return ObjectStore(client_for(options), bucket, key, options.storage())
+        return ObjectStore(client(), bucket, key)
     if not location.startswith("/"):
         raise LmsError(f"state is {location!r}. Give an absolute path such as /var/lib/lms-traffic/lms.json, or s3://bucket/key.")
     return FileStore(Path(location))

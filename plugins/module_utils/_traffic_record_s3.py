@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_s3 import FAILURES, NOT_FOUND, error_code, is_transient
@@ -23,13 +23,10 @@ IMPOSSIBLE = '"00000000000000000000000000000000"'
 class ObjectStore:
     """A record in a bucket."""
 
-    def __init__(
-        self, client: Any, bucket: str, key: str, storage: Mapping[str, Any] | None = None, sleep: Callable[[float], None] = time.sleep
-    ) -> None:
+    def __init__(self, client: Any, bucket: str, key: str, sleep: Callable[[float], None] = time.sleep) -> None:
         self.client = client
         self.uri = f"s3://{bucket}/{key}"
         self._where = {"Bucket": bucket, "Key": key}
-        self._storage = dict(storage or {})
         self._sleep = sleep
         self._condition: dict[str, str] = {}
         # By event, because the client of Debian 12 has no parameters for it.
@@ -95,7 +92,7 @@ class ObjectStore:
         """Write once."""
         self._condition = condition
         try:
-            return str(self.client.put_object(**self._where, Body=content, ContentType="application/json", **self._storage)["ETag"])
+            return str(self.client.put_object(**self._where, Body=content, ContentType="application/json")["ETag"])
         finally:
             self._condition = {}
 

@@ -187,7 +187,7 @@ class Outcome:
         if rollout.phase == FAILED:
             return f"{rollout.release} can neither go on nor back: {rollout.reason} Repair {rollout.old}, then ask for rollback."
         if rollout.phase == ROLLED_BACK and self.action in (ADVANCE, RETIRE):
-            return f"{rollout.release} was rolled back to {rollout.old}: {rollout.reason} Roll out another release when that is mended."
+            return f"{rollout.release} was rolled back to {rollout.old}: {rollout.reason} Mend that, and give release another name to try again."
         return ""
 
     @property

@@ -102,6 +102,8 @@ from ansible_collections.bitflow.lms.plugins.module_utils._traffic_rollout impor
 
 # A tick that does more than this goes round in circles.
 MOST_ACTS = 100
+# Between two ticks of one call (seconds).
+SHORTEST_PAUSE = 0.05
 
 
 def tick(
@@ -120,6 +122,36 @@ def tick(
     if check_mode:
         store, provider = _DryStore(store), _DryProvider(provider)
     return _Tick(name, request, settings, store, provider, checks, clock, Lease(owner, token(), clock())).run()
+
+
+def ticks(one: Callable[[], Outcome], max_wait: float, clock: Clock, sleep: Callable[[float], None]) -> Outcome:
+    """Tick until it is done, or until the next moment at which there is something to do lies too far ahead."""
+    deadline = clock() + timedelta(seconds=max_wait)
+    outcomes: list[Outcome] = []
+    while True:
+        try:
+            outcomes.append(one())
+            until = outcomes[-1].next_at
+            if outcomes[-1].done or until is None or until > deadline:
+                return _together(outcomes)
+        except LeaseHeldError as error:
+            if error.until > deadline:
+                raise
+            until = error.until
+        sleep(max(SHORTEST_PAUSE, (until - clock()).total_seconds()))
+
+
+def _together(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return what several ticks came to as one."""
+    first, last = outcomes[0], outcomes[-1]
+    return replace(
+        last,
+        changed=any(outcome.changed for outcome in outcomes),
+        before=first.before,
+        phase_before=first.phase_before,
+        events=[event for outcome in outcomes for event in outcome.events],
+        health={colour: readiness for outcome in outcomes for colour, readiness in outcome.health.items()},
+    )
 
 
 class _Tick:
@@ -560,7 +592,7 @@ class _Tick:
         else:
             now = self.clock()
             passed = replace(rollout, phase=SMOKED, since=now, next_at=now, unverified_since=None)
-            self._note(passed, f"{rollout.new} passed its smoke test")
+            self._note(passed, f"{rollout.new} passed its smoke test" if self.checks.smoke else "no smoke test was asked for")
 
     def _watch(self, act: Act) -> None:
         """See whether all is well; if so go on where it is time, and otherwise back."""
