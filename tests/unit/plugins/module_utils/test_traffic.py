@@ -53,8 +53,7 @@ def live(**routes: Weights) -> Live:
     ],
 )
 def test_weights_are_the_same_when_the_same_colours_get_the_same_share(one: Weights, other: Weights, answer: bool) -> None:
-    assert same(one, other) is answer
-    assert same(other, one) is answer
+    assert [same(*pair) for pair in ((one, other), (other, one))] == [answer, answer]
 
 
 def test_weights_may_be_numbers_in_strings() -> None:
