@@ -187,7 +187,7 @@ class Outcome:
         if rollout.phase == FAILED:
             return f"{rollout.release} can neither go on nor back: {rollout.reason} Repair {rollout.old}, then ask for rollback."
         if rollout.phase == ROLLED_BACK and self.action in (ADVANCE, RETIRE):
-            return f"{rollout.release} was rolled back to {rollout.old}: {rollout.reason} Mend that, and give release another name to try again."
+            return f"{rollout.release} was rolled back to {rollout.old}: {rollout.reason} Mend that, then give release another name."
         return ""
 
     @property
@@ -249,7 +249,7 @@ class Outcome:
             "reason": rollout.reason if rollout else "",
             "waiting": self.waiting,
             "capacity": self.capacity(),
-            "health": {colour: readiness.as_result() for colour, readiness in sorted(self.health.items())},
+            "health": [readiness.as_result() for _colour, readiness in sorted(self.health.items())],
             "events": [dict(event) for event in self.events],
             "history": [dict(event) for event in self.record.history],
             "message": self.message(),

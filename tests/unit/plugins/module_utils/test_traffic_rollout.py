@@ -101,7 +101,7 @@ def test_the_result_says_where_it_stands() -> None:
     result = world.tick().as_result()
 
     history = result.pop("history")
-    assert result.pop("health") == {}
+    assert result.pop("health") == []
     assert len(history) == 7
     assert result == {
         "phase": "shifting",
@@ -247,7 +247,7 @@ def test_a_colour_that_never_gets_healthy_never_gets_weight() -> None:
     assert outcome.fault == (
         "r1 was rolled back to blue: green was not ready within 300 s: api-green has 1 healthy of 2 targets, and 2 are needed: "
         "192.0.2.2:80 is initial; web-green has 1 healthy of 2 targets, and 2 are needed: 192.0.2.2:80 is initial. "
-        "Mend that, and give release another name to try again."
+        "Mend that, then give release another name."
     )
     assert all(not weights["green"] for _route, weights in world.provider.writes)
 
@@ -464,7 +464,7 @@ def test_a_rolled_back_release_fails_who_asks_for_it_again() -> None:
     outcome = world.tick()
 
     assert (outcome.changed, outcome.done) == (False, True)
-    assert outcome.fault == "r1 was rolled back to blue: It was asked for. Mend that, and give release another name to try again."
+    assert outcome.fault == "r1 was rolled back to blue: It was asked for. Mend that, then give release another name."
     assert world.run(release="r2", colour="").phase == "retained"
 
 
