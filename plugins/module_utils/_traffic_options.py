@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import Api, AwsError, client_for, is_transient
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic import Provider
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic_checks import (
@@ -21,7 +22,15 @@ from ansible_collections.bitflow.lms.plugins.module_utils._traffic_checks import
     smoke_argspec,
     smoke_check,
 )
-from ansible_collections.bitflow.lms.plugins.module_utils._traffic_record import Step, Store, open_record
+from ansible_collections.bitflow.lms.plugins.module_utils._traffic_record import (
+    ConflictError,
+    LeaseHeldError,
+    LeaseLostError,
+    Step,
+    Store,
+    UnreachableError,
+    open_record,
+)
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic_rollout import ACTIONS, STATUS, Check, Checks, Outcome, Request, Settings
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic_tick import tick, ticks
 
@@ -107,7 +116,7 @@ def open_provider(options: Mapping[str, Any], api: Callable[[str], Any]) -> Prov
         raise LmsError(f"colours names {', '.join(options['colours']) or 'nothing'}. Name two colours at least.")
     if not options["routes"]:
         raise LmsError("routes is empty. Name one route at least.")
-    # Not at the top: only this one needs the SDK of AWS.
+    # Not at the top: another load balancer has no need of it.
     from ansible_collections.bitflow.lms.plugins.module_utils._alb import AlbProvider
 
     return AlbProvider.of_colours(api("elasticloadbalancing"), options["routes"], options["colours"])
@@ -117,8 +126,6 @@ def open_api(options: Mapping[str, Any]) -> Callable[[str], Any]:
     """Return what makes a service of AWS by the name that IAM has for it."""
 
     def make(service: str) -> Any:
-        from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import Api, client_for
-
         return Api(client_for({"elasticloadbalancing": "elbv2"}.get(service, service), options), service)
 
     return make
@@ -126,13 +133,14 @@ def open_api(options: Mapping[str, Any]) -> Callable[[str], Any]:
 
 def open_state(options: Mapping[str, Any]) -> Store:
     """Return where the record lies."""
+    return open_record(options["state"], lambda: client_for("s3", options))
 
-    def client() -> Any:
-        from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import client_for
 
-        return client_for("s3", options)
-
-    return open_record(options["state"], client)
+def passes(error: LmsError) -> bool:
+    """Say whether the same call may succeed a moment later, so that it is worth repeating."""
+    if isinstance(error, AwsError):
+        return error.__cause__ is not None and is_transient(error.__cause__)
+    return isinstance(error, (ConflictError, LeaseHeldError, LeaseLostError, UnreachableError))
 
 
 def whoami() -> str:

@@ -53,6 +53,10 @@ class ConflictError(RecordError):
     """A record that somebody else wrote in the meantime."""
 
 
+class UnreachableError(RecordError):
+    """A record that could not be reached, and may be reached a moment later."""
+
+
 class LeaseHeldError(RecordError):
     """A rollout that another controller is at."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.bitflow.lms.plugins.module_utils._backup_s3 import FAILURES, NOT_FOUND, error_code, is_transient
-from ansible_collections.bitflow.lms.plugins.module_utils._traffic_record import RecordError, Stored, conflict
+from ansible_collections.bitflow.lms.plugins.module_utils._traffic_record import RecordError, Stored, UnreachableError, conflict
 
 ATTEMPTS = 5
 # What a service answers when the condition of a write does not hold, or could not be judged because of another write.
@@ -45,8 +45,10 @@ class ObjectStore:
             except FAILURES as error:
                 if error_code(error) in NOT_FOUND:
                     return None
-                if attempt == ATTEMPTS or not is_transient(error):
+                if not is_transient(error):
                     raise RecordError(f"The record {self.uri} cannot be read: {error}") from error
+                if attempt == ATTEMPTS:
+                    raise UnreachableError(f"The record {self.uri} cannot be read, {ATTEMPTS} times in a row: {error}") from error
                 self._pause(attempt)
         raise AssertionError("unreachable")
 
@@ -84,7 +86,7 @@ class ObjectStore:
                 if refused or (found.tag if found else None) != tag:
                     raise conflict(self.uri) from error
                 if attempt == ATTEMPTS:
-                    raise RecordError(f"The record {self.uri} cannot be written: {error}") from error
+                    raise UnreachableError(f"The record {self.uri} cannot be written, {ATTEMPTS} times in a row: {error}") from error
                 self._pause(attempt)
         raise AssertionError("unreachable")
 

@@ -86,14 +86,14 @@ options:
   release:
     description:
       - What is rolled out. A release that is out already, or was rolled back, is not begun again.
-      - Without it V(action=advance) goes on with what is under way and begins nothing, which is what a timer should do.
+      - Without it O(action=advance) goes on with what is under way and begins nothing, which is what a timer should do.
     type: str
     default: ""
   colour:
     description:
-      - With V(action=advance) the colour that O(release) was deployed to. Left out, it is the one without traffic. Without a record of
+      - With O(action=advance) the colour that O(release) was deployed to. Left out, it is the one without traffic. Without a record of
         earlier rollouts it has to be given, because a colour without traffic may as well hold an old release.
-      - With V(action=rollback) the colour that is to get all traffic, where no rollout is under way or the record was lost.
+      - With O(action=rollback) the colour that is to get all traffic, where no rollout is under way or the record was lost.
     type: str
     default: ""
   state:
@@ -302,7 +302,7 @@ options:
   on_drift:
     description:
       - What to do when the weights are not those that were meant last. V(fail) changes nothing. V(adopt) goes on from the weights that are
-        there. V(restore) sets those that were meant. With V(action=rollback), V(adopt) and V(restore) both go back from where the weights
+        there. V(restore) sets those that were meant. With O(action=rollback), V(adopt) and V(restore) both go back from where the weights
         are.
     type: str
     choices: [fail, adopt, restore]
@@ -407,7 +407,9 @@ phase:
   type: str
   sample: shifting
 done:
-  description: Whether what was asked for is done, or will not be. A rollout is done for O(action=advance) once it is C(retained).
+  description:
+    - Whether what was asked for is done, or will not be. A rollout is done for O(action=advance) once it is C(retained).
+    - A task that fails although it is not done may succeed a moment later. Another one has the lease, for example, or AWS throttles.
   returned: always
   type: bool
   sample: false
@@ -567,6 +569,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._traffic_options impor
     open_api,
     open_provider,
     open_state,
+    passes,
     rollout_argspec,
     run,
 )
@@ -589,7 +592,7 @@ def main() -> None:
         provider, store = open_provider(module.params, api), open_state(module.params)
         outcome = run(module.params, provider, store, checks, check_mode=module.check_mode)
     except LmsError as error:
-        module.fail_json(**error.as_result())
+        module.fail_json(**error.as_result(), done=not passes(error))
     result = {"changed": outcome.changed, "diff": outcome.diff(), **outcome.as_result()}
     if outcome.fault:
         module.fail_json(msg=outcome.fault, **result)

@@ -10,17 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import AwsError
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic import TrafficError
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic_options import (
     checks_of,
     open_provider,
     open_state,
+    passes,
     rollout_argspec,
     run,
     settings_of,
 )
-from ansible_collections.bitflow.lms.plugins.module_utils._traffic_record import FileStore, LeaseHeldError, Step
+from ansible_collections.bitflow.lms.plugins.module_utils._traffic_record import (
+    FileStore,
+    LeaseHeldError,
+    LeaseLostError,
+    RecordError,
+    Step,
+    UnreachableError,
+    conflict,
+)
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic_rollout import Checks, Outcome, Settings
 from ansible_collections.bitflow.lms.tests.unit.plugins.module_utils.traffic_memory import MemoryProvider, MemoryStore
 
@@ -146,6 +156,30 @@ def test_a_call_waits_for_a_lease_if_it_may() -> None:
     outcome = go(time, provider, store, max_wait=300)
 
     assert outcome.phase == "shifting"
+
+
+def caused(error: LmsError, cause: Exception) -> LmsError:
+    """Return an error with its cause."""
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (LeaseHeldError("held", Time().now), True),
+        (LeaseLostError("lost"), True),
+        (conflict("memory"), True),
+        (UnreachableError("away"), True),
+        (caused(AwsError("throttled", "ThrottlingException"), ConnectionResetError()), True),
+        (caused(AwsError("denied", "AccessDenied"), ValueError()), False),
+        (AwsError("gone", ""), False),
+        (RecordError("damaged"), False),
+        (TrafficError("drift"), False),
+    ],
+)
+def test_only_what_may_pass_is_worth_repeating(error: LmsError, answer: bool) -> None:
+    assert passes(error) is answer
 
 
 def test_a_wait_below_zero_is_refused() -> None:

@@ -25,6 +25,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._traffic_record import
     Step,
     Store,
     Stored,
+    UnreachableError,
     moment_of,
     open_record,
     parse,
@@ -204,7 +205,7 @@ def test_a_write_that_fails_for_good_says_why(client: Any, monkeypatch: pytest.M
     first = own.create(b"one")
 
     failing(client, monkeypatch, SLOW, 9, False)
-    with pytest.raises(RecordError, match="cannot be written"):
+    with pytest.raises(UnreachableError, match="cannot be written, 5 times in a row"):
         own.replace(b"two", first)
     failing(client, monkeypatch, DENIED, 1, False)
     with pytest.raises(RecordError, match=r"cannot be written.*AccessDenied"):

@@ -125,7 +125,7 @@ def test_weights_of_somebody_else_fail_the_task(alb: Alb, state: str, capsys: py
     seen = call(capsys, state, action="status")
 
     assert failed["msg"].startswith("The route lms:443 has blue 50, green 50, but blue 0, green 100 was expected")
-    assert seen["waiting"] == failed["msg"]
+    assert (seen["waiting"], failed["done"]) == (failed["msg"], True)
 
 
 # Documentation
