@@ -388,6 +388,7 @@ class _Tick:
         if rollout.phase == FAILED:
             # A person is at it, and whatever the weights are now, the way back begins there.
             check_routes(rollout, self.live)
+            refuse_foreign(self.live, (rollout.old, rollout.new))
             return
         try:
             check_drift(rollout, self.live)

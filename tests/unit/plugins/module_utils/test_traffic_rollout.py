@@ -447,6 +447,21 @@ def test_what_failed_may_be_kept_instead() -> None:
     assert (outcome.phase, outcome.fault, world.weights) == ("retired", "", ALL_GREEN)
 
 
+def test_what_failed_goes_on_from_wherever_a_person_left_it_but_not_with_a_foreign_group() -> None:
+    world = at("retained")
+    world.provider.states["blue"] = []
+    world.run("rollback")
+    world.provider.by_hand("web", {"canary": 1, "green": 99})
+
+    with pytest.raises(AmbiguousError, match="also forwards to canary"):
+        world.tick("rollback")
+    for name in ("web", "api"):
+        world.provider.by_hand(name, {"blue": 1})
+
+    outcome = world.tick("abort")
+    assert (outcome.phase, outcome.done, outcome.live_colour) == ("rolled_back", True, "blue")
+
+
 def test_a_rollout_that_is_over_is_not_rolled_back_by_chance() -> None:
     world = at("retired")
 
