@@ -113,15 +113,24 @@ class Answer:
     changed: int
 
 
-def answers(host: Any, role: str, cases: dict[str, dict[str, Any]], tasks: str = "main") -> dict[str, Answer]:
-    """Apply a role to the host for each case, in one run, and return how each ended.
+def answers(host: Any, role: str, cases: dict[str, dict[str, Any]], tasks: str | dict[str, str] = "main") -> dict[str, Answer]:
+    """Apply a role, or a file of its tasks, to the host for each case, in one run, and return how each ended.
 
     A case has a name, and the variables by which it differs from the scenario. All run beside each other on the same host, so they are for
     what is refused.
     """
+    files = tasks if isinstance(tasks, dict) else dict.fromkeys(cases, tasks)
     there = {"ansible_connection": "community.docker.docker", "ansible_host": host.backend.get_hostname()}
     inventory = {"cases": {"hosts": {name: {**there, **variables} for name, variables in cases.items()}}}
-    play = {"hosts": "cases", "tasks": [{"include_role": {"name": f"bitflow.lms.{role}", "tasks_from": tasks}}]}
+    # A task a file: hosts that include different files of a role in the same one sometimes get each other's.
+    includes = [
+        {
+            "include_role": {"name": f"bitflow.lms.{role}", "tasks_from": file},
+            "when": f"inventory_hostname in {[name for name in cases if files[name] == file]}",
+        }
+        for file in sorted(set(files.values()))
+    ]
+    play = {"hosts": "cases", "tasks": includes}
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "cases.json").write_text(json.dumps(inventory))
         Path(folder, "play.json").write_text(json.dumps([play]))

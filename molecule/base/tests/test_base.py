@@ -241,8 +241,8 @@ def test_a_value_that_would_break_a_service_does_not_land(host, key, users):
     found = answers(
         host,
         "base",
-        {name: {"part": part, "base_users": users, **variables} for name, (part, variables, *_others) in REFUSED.items()},
-        tasks="{{ part }}",
+        {name: {"base_users": users, **variables} for name, (_part, variables, *_others) in REFUSED.items()},
+        tasks={name: part for name, (part, *_others) in REFUSED.items()},
     )
 
     for name, (_part, _variables, message, _file) in REFUSED.items():
