@@ -327,6 +327,8 @@ class AlbProvider:
     groups: Mapping[str, Mapping[str, str]]
     # By the name or ARN of a target group; none of them ever changes.
     _arns: dict[str, str] = field(default_factory=dict)
+    # The groups of no colour that were seen, by route and name: who puts a route back puts them back too.
+    _foreign: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse colours that cannot be told from each other."""
@@ -415,15 +417,19 @@ class AlbProvider:
         weights: dict[str, int] = {}
         for arn, weight in forward.weights.items():
             name = group_name(arn)
-            # A group of no colour may have a colour's name.
-            weights[colours.get(name) or (arn if name in self.groups[place.name] else name)] = weight
+            if name not in colours:
+                # A group of no colour may have a colour's name.
+                name = arn if name in self.groups[place.name] else name
+                self._foreign[place.name, name] = arn
+            weights[colours.get(name, name)] = weight
         return Route(place.name, weights, forward.sticky_seconds)
 
     def _group(self, route: str, colour: str) -> str:
         """Return the target group of a colour on a route."""
-        if colour not in self.groups[route]:
+        group = self.groups[route].get(colour) or self._foreign.get((route, colour))
+        if group is None:
             raise TrafficError(f"The route {route} has no colour {colour}. Its colours: {', '.join(self.groups[route])}.")
-        return self.groups[route][colour]
+        return group
 
     def _arn(self, group: str) -> str:
         """Return the ARN of a target group."""
@@ -436,5 +442,10 @@ class AlbProvider:
 
 
 def is_unattached(targets: Sequence[Target]) -> bool:
-    """Say whether the load balancer leaves targets alone because no action names their group."""
-    return any(target.state == UNUSED and target.reason == NOT_IN_USE for target in targets)
+    """Say whether the load balancer checks none of the targets: no action names their group, or it is not in their zones."""
+    return bool(targets) and all(is_left_out(target) for target in targets)
+
+
+def is_left_out(target: Target) -> bool:
+    """Say whether the load balancer neither checks nor uses a target."""
+    return target.state == UNUSED and target.reason == NOT_IN_USE

@@ -167,7 +167,7 @@ def run(api: Api, options: Mapping[str, Any], check_mode: bool, clock: Clock) ->
     waiting = settings.wait and settings.state == PRESENT
     if plan.deregister:
         refuse_to_empty(group, found, plan.deregister, weight_of(api, group), settings.min_healthy)
-    if waiting and (is_unattached(found) or not group.load_balancers) and not check_mode:
+    if waiting and is_unattached(found) and not check_mode:
         raise _unattached(group)
     if check_mode:
         after = foresee(found, plan)
@@ -226,7 +226,7 @@ def _is_done(target: Target, state: str) -> bool:
 def _unattached(group: Group) -> LmsError:
     """Return the error for a group whose targets nobody checks."""
     return UnreadyError(
-        f"{group.name} is on no route, so the load balancer does not check its targets, and they never become healthy. "
+        f"{group.name} is on no route, or its targets are in no zone of the load balancer, so that they are never checked. "
         "Give it the weight 0 on a route first, or set wait to false."
     )
 

@@ -192,13 +192,15 @@ class Plan:
 
 def make_plan(live: Live, wanted: Wanted, settings: Settings) -> Plan:
     """Decide what to do, or refuse it."""
-    check_expected(live, wanted.expect)
     steps = []
     for name, weights in wanted.weights.items():
         route = live[name]
         _refuse_to_forget(route, weights)
         sticky = route.sticky_seconds if settings.sticky_seconds is None else settings.sticky_seconds
         step = Step(Change(name, dict(route.weights), dict(weights)), route.sticky_seconds, sticky)
+        if step.needed:
+            # What a task that was killed has done already is no drift.
+            check_expected(live, {route: expected for route, expected in wanted.expect.items() if route == name})
         if any(weight and not weights.get(group, 0) for group, weight in route.weights.items()):
             refuse_sticky({name: step.after}, settings.retain, "retain")
         steps.append(step)
@@ -333,7 +335,8 @@ def _refuse_unattached(group: str, health: Health) -> None:
     for targets in health.values():
         if is_unattached(targets):
             raise UnreadyError(
-                f"{group} is on no route, so the load balancer does not check its targets. Give it the weight 0 first, then more.",
+                f"{group} is on no route, or its targets are in no zone of the load balancer, so that they are not checked. "
+                "Give it the weight 0 first, then more.",
                 health=[health_of(judge(group, health))],
             )
 

@@ -13,7 +13,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._alb import (
     all_places,
     find_places,
     group_name,
-    is_unattached,
+    is_left_out,
     read_actions,
     read_forward,
     read_targets,
@@ -101,8 +101,9 @@ def findings(live: Live, judged: Mapping[str, Readiness], targets: Mapping[str, 
         routes = carries(live, group)
         if routes and not readiness.ready:
             found.append(f"{group} has weight on {', '.join(routes)}, and cannot take it: {readiness.fault}.")
-        elif is_unattached(targets[group]):
-            found.append(f"{group} has targets that the load balancer does not check: none of its routes names the group.")
+        left_out = [target.label for target in targets[group] if is_left_out(target)]
+        if left_out:
+            found.append(f"{group} has targets in a zone that the load balancer is not in: {', '.join(left_out)}.")
     if _same_groups(live) and len({str(_shares(route)) for route in live.values()}) > 1:
         described = "; ".join(f"{name} has {in_words(weights)}" for name, weights in weights_of(live).items())
         found.append(f"The routes do not agree: {described}.")

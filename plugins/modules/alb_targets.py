@@ -17,7 +17,8 @@ description:
   - A target is told apart by its id and its port, so that one host may serve on several ports.
   - A target that is draining is registered again. Other targets of the group are left alone.
   - Fails where a group that has weight on a listener or rule would keep fewer than O(min_healthy) healthy targets.
-  - Fails at once where it should wait for a group that no listener and no rule names, because the load balancer does not check its targets.
+  - Fails at once, and not at O(wait_timeout), where it should wait for a group that no listener and no rule names, because the load
+    balancer does not check its targets.
 options:
   group:
     description:

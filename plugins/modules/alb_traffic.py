@@ -68,7 +68,8 @@ options:
     type: dict
   expect:
     description:
-      - Weights that the routes have to have beforehand, by proportion. The task fails where they have others, and changes nothing.
+      - Weights that the routes have to have beforehand, by proportion. The task fails where they have others, and changes nothing. A route
+        that has the wanted weights already may keep them, so that a task can be repeated.
       - Whatever it is, each route is read again before it is changed, and has to be as it was when the task decided.
     type: dict
   stickiness:

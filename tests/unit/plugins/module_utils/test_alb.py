@@ -259,7 +259,7 @@ def test_a_colour_needs_a_group_on_every_route(alb: Alb) -> None:
 
     with pytest.raises(TrafficError, match="The colour green has no group for lms:443"):
         AlbProvider.of_colours(Api(alb.client), [{"load_balancer": "lms", "port": 443}], {"blue": "lms-blue", "green": {}})
-    with pytest.raises(TrafficError, match="The colour blue has None. Give a target group, or one for each route"):
+    with pytest.raises(TrafficError, match=r"The colour blue has None. Give a target group, or one for each route"):
         AlbProvider.of_colours(Api(alb.client), [{"load_balancer": "lms", "port": 443}], {"blue": None})  # type: ignore[dict-item]
     with pytest.raises(TrafficError, match="two colours in one target group"):
         AlbProvider.of_colours(Api(alb.client), [{"load_balancer": "lms", "port": 443}], {"blue": "lms-blue", "green": "lms-blue"})

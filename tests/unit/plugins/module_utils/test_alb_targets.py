@@ -147,14 +147,24 @@ def test_the_timeout_is_kept(alb: Alb) -> None:
     assert clock.pauses == [10, 10]
 
 
-def test_a_group_on_no_route_fails_at_once_and_before_anything_is_registered(alb: Alb) -> None:
+def test_a_group_on_no_route_fails_at_once_instead_of_at_the_timeout(alb: Alb) -> None:
     alb.group("purple")
     clock = FakeClock()
 
     with pytest.raises(UnreadyError, match=r"purple is on no route, .* Give it the weight 0 on a route first, or set wait to false."):
         work(alb, ("10.0.3.1", 80), group="purple", clock=clock)
+    with pytest.raises(UnreadyError, match=r"purple is on no route"):
+        work(alb, ("10.0.3.1", 80), ("10.0.3.2", 80), group="purple", clock=clock)
 
-    assert (clock.time, alb.client.changes(), alb.states("purple")) == (0, [], {})
+    assert (clock.time, alb.client.changes()) == (0, [])
+
+
+def test_a_target_in_another_zone_does_not_stop_the_others(alb: Alb) -> None:
+    alb.states("green")[(TWO, 80)] = State("unused", "Target.NotInUse")
+
+    assert work(alb, (ONE, 80))["targets"] == [{"id": ONE, "port": 80, "state": "healthy", "reason": ""}]
+    with pytest.raises(UnreadyError, match=r"not healthy after 60 s: 10.0.2.2:80 is unused \(Target.NotInUse\)"):
+        work(alb, (ONE, 80), (TWO, 80))
 
 
 def test_who_does_not_wait_may_register_with_a_group_on_no_route(alb: Alb) -> None:

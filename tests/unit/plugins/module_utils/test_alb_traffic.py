@@ -254,6 +254,18 @@ def test_when_a_route_fails_those_before_it_get_their_weights_back(alb: Alb) -> 
     assert (caught.value.details["put_back"], caught.value.details["left"]) == (["lms:443", "lms:443/10", "lms:80"], {})
 
 
+def test_a_group_that_was_taken_off_is_put_back_too(alb: Alb) -> None:
+    alb.group("purple")
+    alb.by_hand(listeners(alb)[443], blue=100, green=0, purple=0)
+    before = all_weights(alb)
+    alb.client.fault = lambda method, _number: refusal("ValidationError") if method == "modify_rule" else None
+
+    with pytest.raises(TrafficError):
+        Switch(alb, routes=THREE[:2], weights={"blue": 0, "green": 100})
+
+    assert all_weights(alb) == before
+
+
 @pytest.mark.parametrize("failing", [1, 2], ids=["the first listener", "the second listener"])
 def test_a_change_whose_answer_got_lost_is_put_back_as_well(failing: int, alb: Alb) -> None:
     before = all_weights(alb)
@@ -315,6 +327,20 @@ def test_weights_that_are_not_the_expected_ones_are_left_alone(alb: Alb) -> None
         Switch(alb, routes=THREE, weights={"blue": 0, "green": 100}, expect={"blue": 100, "green": 0})
 
     assert alb.client.changes() == []
+
+
+def test_a_task_with_expectations_may_be_repeated(alb: Alb) -> None:
+    options: dict[str, Any] = {"routes": THREE, "weights": {"blue": 0, "green": 100}, "expect": {"blue": 100, "green": 0}}
+
+    assert [Switch(alb, **options).result["changed"] for _time in range(2)] == [True, False]
+
+
+def test_a_task_that_was_killed_half_way_is_taken_up(alb: Alb) -> None:
+    alb.by_hand(listeners(alb)[443], blue=0, green=100)
+
+    switch = Switch(alb, routes=THREE, weights={"blue": 0, "green": 100}, expect={"blue": 100, "green": 0})
+
+    assert (switch.result["changed"], switch.result["live"], len(alb.client.changes())) == (True, "green", 2)
 
 
 def test_expectations_count_by_proportion_and_by_arn(alb: Alb) -> None:
@@ -391,7 +417,7 @@ def test_an_unused_group_fails_at_once_instead_of_at_the_timeout(alb: Alb) -> No
     alb.group("purple", healthy=3)
     clock = FakeClock()
 
-    with pytest.raises(UnreadyError, match=r"purple is on no route, so the load balancer does not check its targets. Give it the weight 0"):
+    with pytest.raises(UnreadyError, match=r"purple is on no route, .* Give it the weight 0 first, then more."):
         Switch(alb, clock=clock, weights={"blue": 90, "purple": 10, "green": 0})
 
     assert (clock.time, alb.client.changes()) == (0, [])
@@ -408,6 +434,18 @@ def test_the_timeout_of_the_gate_is_kept(alb: Alb) -> None:
         Switch(alb, clock=clock, weights={"blue": 90, "green": 10}, gate={"min_healthy": 2, "interval": 7, "timeout": 30})
 
     assert clock.pauses == [7, 7, 7, 7]
+
+
+def test_good_looks_may_be_completed_after_the_timeout(alb: Alb) -> None:
+    switch = Switch(alb, weights={"blue": 90, "green": 10}, gate={"consecutive": 3, "interval": 5, "timeout": 0})
+
+    assert switch.clock.pauses == [5, 5, 60]
+
+
+def test_a_target_in_another_zone_does_not_stop_the_others(alb: Alb) -> None:
+    alb.states("green")[("10.0.2.1", 80)] = State("unused", "Target.NotInUse")
+
+    assert Switch(alb, weights={"blue": 90, "green": 10}).result["health"][0]["counts"] == {"healthy": 1, "unused": 1}
 
 
 def test_all_routes_are_gated_before_the_first_is_changed(alb: Alb) -> None:

@@ -126,6 +126,15 @@ def test_a_group_without_weight_may_be_sick(alb: Alb) -> None:
     assert (result["findings"], [group["ready"] for group in result["groups"]]) == ([], [True, False])
 
 
+def test_targets_in_another_zone_are_found(alb: Alb) -> None:
+    alb.listener(443, alb.forward(blue=1, green=0))
+    alb.states("blue")[("10.0.1.1", 80)] = State("unused", "Target.NotInUse")
+
+    assert look(alb)["findings"] == [
+        "blue has targets in a zone that the load balancer is not in: 10.0.1.1:80 is unused (Target.NotInUse)."
+    ]
+
+
 def test_every_state_of_the_targets_is_counted(alb: Alb) -> None:
     alb.listener(443, alb.forward(blue=1))
     alb.world.drain_looks = 1
