@@ -131,7 +131,7 @@ def find_group(api: Api, wanted: str) -> Group:
 def weight_of(api: Api, group: Group) -> list[str]:
     """Return the listeners and rules on which a group has weight."""
     found = []
-    for balancer in group.load_balancers:
+    for balancer in group.load_balancers or all_balancers(api):
         what = f"The listeners of {balancer} cannot be read"
         for listener in api.pages("DescribeListeners", "Listeners", what, LoadBalancerArn=balancer):
             for rule in rules_of(api, listener["ListenerArn"]):
@@ -139,6 +139,12 @@ def weight_of(api: Api, group: Group) -> list[str]:
                     place = f"{balancer.split('/')[-2]}:{listener['Port']}"
                     found.append(place if rule["IsDefault"] else f"{place}/{rule['Priority']}")
     return sorted(found)
+
+
+def all_balancers(api: Api) -> list[str]:
+    """Return all load balancers. A group that seems to belong to none may lag behind a change: that is no reason to empty it."""
+    found = api.pages("DescribeLoadBalancers", "LoadBalancers", "The load balancers cannot be read")
+    return [balancer["LoadBalancerArn"] for balancer in found if balancer.get("Type", "application") == "application"]
 
 
 def read_keys(group: Group, options: Sequence[Mapping[str, Any]]) -> dict[Key, Mapping[str, Any]]:

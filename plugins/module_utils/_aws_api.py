@@ -40,11 +40,8 @@ ACTIONS: Mapping[str, tuple[str, ...]] = {
     "alb_traffic": (*READ_ALB, "elasticloadbalancing:ModifyListener", "elasticloadbalancing:ModifyRule"),
     "alb_traffic_info": tuple(action for action in READ_ALB if not action.endswith(":DescribeTargetGroups")),
     "alb_targets": (
+        *READ_ALB,
         "elasticloadbalancing:DeregisterTargets",
-        "elasticloadbalancing:DescribeListeners",
-        "elasticloadbalancing:DescribeRules",
-        "elasticloadbalancing:DescribeTargetGroups",
-        "elasticloadbalancing:DescribeTargetHealth",
         "elasticloadbalancing:RegisterTargets",
     ),
 }

@@ -90,8 +90,8 @@ attributes:
     platforms: linux
 notes:
   - IAM has to allow C(elasticloadbalancing:DeregisterTargets), C(elasticloadbalancing:DescribeListeners),
-    C(elasticloadbalancing:DescribeRules), C(elasticloadbalancing:DescribeTargetGroups), C(elasticloadbalancing:DescribeTargetHealth) and
-    C(elasticloadbalancing:RegisterTargets).
+    C(elasticloadbalancing:DescribeLoadBalancers), C(elasticloadbalancing:DescribeRules), C(elasticloadbalancing:DescribeTargetGroups),
+    C(elasticloadbalancing:DescribeTargetHealth) and C(elasticloadbalancing:RegisterTargets).
 seealso:
   - module: bitflow.lms.alb_traffic
 """

@@ -51,6 +51,8 @@ class World:
     targets: dict[str, dict[Key, State]] = field(default_factory=dict)
     # What newly registered targets become.
     arriving: State = field(default_factory=State)
+    # Whether groups do not say which load balancers they belong to.
+    forgetful: bool = False
     # How often a draining target is still seen.
     drain_looks: int = 0
 
@@ -126,7 +128,8 @@ def _patched(world: World) -> Iterator[None]:
             group.load_balancer_arns = [
                 arn
                 for arn, balancer in backend.load_balancers.items()
-                if any(
+                if not world.forgetful
+                and any(
                     group.arn in backend._get_target_group_arns_from(action_data=action.data)
                     for listener in balancer.listeners.values()
                     for rule in listener.rules.values()
@@ -265,7 +268,7 @@ def new_alb(world: World) -> Alb:
     """Return a load balancer in an AWS that has no other."""
     models.elbv2_backends[ACCOUNT][REGION].reset()
     world.targets.clear()
-    world.arriving, world.drain_looks = State(), 0
+    world.arriving, world.drain_looks, world.forgetful = State(), 0, False
     return Alb(world)
 
 

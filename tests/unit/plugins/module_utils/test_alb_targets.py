@@ -250,6 +250,13 @@ def test_weight_is_looked_for_on_every_rule(alb: Alb) -> None:
         work(alb, (ONE, 80), (TWO, 80), state="absent")
 
 
+def test_weight_is_looked_for_although_the_group_seems_to_belong_to_no_load_balancer(alb: Alb) -> None:
+    alb.world.forgetful = True
+
+    with pytest.raises(TrafficError, match=r"blue has weight on lms:443"):
+        work(alb, ("10.0.1.1", 80), group="blue", state="absent")
+
+
 def test_a_group_without_weight_may_be_emptied(alb: Alb) -> None:
     assert work(alb, (ONE, 80), (TWO, 80), state="absent")["group"]["counts"] == {}
 

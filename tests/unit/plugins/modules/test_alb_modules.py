@@ -191,7 +191,7 @@ def targets(alb: Alb) -> None:
         **dict.fromkeys(("interval", "consecutive", "min_healthy"), 1),
         "wait_timeout": 60,
     }
-    for state in ("present", "absent"):
+    for state, alb.world.forgetful in (("present", False), ("absent", True)):
         _alb_targets.run(Api(alb.client), {**options, "state": state}, False, Clock(clock.now, clock.sleep))
 
 
