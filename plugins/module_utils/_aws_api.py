@@ -36,14 +36,17 @@ READ_ALB = (
     "elasticloadbalancing:DescribeTargetGroups",
     "elasticloadbalancing:DescribeTargetHealth",
 )
+WEIGH_ALB = (*READ_ALB, "elasticloadbalancing:ModifyListener", "elasticloadbalancing:ModifyRule")
 ACTIONS: Mapping[str, tuple[str, ...]] = {
-    "alb_traffic": (*READ_ALB, "elasticloadbalancing:ModifyListener", "elasticloadbalancing:ModifyRule"),
+    "alb_traffic": WEIGH_ALB,
     "alb_traffic_info": tuple(action for action in READ_ALB if not action.endswith(":DescribeTargetGroups")),
     "alb_targets": (
         *READ_ALB,
         "elasticloadbalancing:DeregisterTargets",
         "elasticloadbalancing:RegisterTargets",
     ),
+    # Without ListBucket a record that is missing cannot be told from one that may not be read.
+    "traffic_rollout": (*WEIGH_ALB, "cloudwatch:DescribeAlarms", "s3:GetObject", "s3:ListBucket", "s3:PutObject"),
 }
 
 ATTEMPTS = 8

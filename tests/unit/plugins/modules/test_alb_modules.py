@@ -16,10 +16,12 @@ import pytest
 import yaml
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.bitflow.lms.plugins.module_utils import _alb_targets, _alb_traffic_info
+from ansible_collections.bitflow.lms.plugins.module_utils._alb import AlbProvider
 from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import Clock, Settings, open_provider, run
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import ACTIONS, Api
-from ansible_collections.bitflow.lms.plugins.modules import alb_targets, alb_traffic, alb_traffic_info
+from ansible_collections.bitflow.lms.plugins.modules import alb_targets, alb_traffic, alb_traffic_info, traffic_rollout
 from ansible_collections.bitflow.lms.tests.lab.elb_model import Alb, FakeClock, World, aws, new_alb
+from ansible_collections.bitflow.lms.tests.unit.plugins.module_utils.traffic_world import World as RolloutWorld
 
 MODULES = [alb_traffic, alb_traffic_info, alb_targets]
 AWS = {"region": "eu-central-1", "access_key": "test", "secret_key": "test"}
@@ -203,6 +205,18 @@ def test_iam_has_to_allow_exactly_the_calls_that_are_made(module: ModuleType, wo
 
     assert made == set(ACTIONS[name_of(module)])
     assert len(ACTIONS[name_of(module)]) == len(made)
+
+
+def test_a_rollout_needs_what_a_switch_needs(alb: Alb) -> None:
+    rollout = RolloutWorld(min_healthy=1)
+    rollout.provider = AlbProvider.of_colours(Api(alb.client), ROUTES, {"blue": "blue", "green": "green"})  # type: ignore[assignment]
+
+    rollout.run(until="retired")
+
+    made = {f"elasticloadbalancing:{method.title().replace('_', '')}" for method, _parameters in alb.client.calls}
+    others = re.findall(r"C\(((?:s3|cloudwatch):\w+)\)", traffic_rollout.DOCUMENTATION)
+    assert made == set(ACTIONS["alb_traffic"])
+    assert sorted(ACTIONS["traffic_rollout"]) == sorted([*made, *others])
 
 
 @pytest.mark.parametrize("module", MODULES, ids=name_of)
