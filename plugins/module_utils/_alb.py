@@ -286,6 +286,9 @@ def find_groups(api: Api, names: Iterable[str]) -> dict[str, dict[str, Any]]:
         for start in range(0, len(asked), MAX_NAMES):
             some = asked[start : start + MAX_NAMES]
             found.update({group[field_name]: group for group in _describe_groups(api, key, some)})
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise TrafficError(f"The target group {', '.join(missing)} cannot be found. Name one of this account and region.")
     return found
 
 
@@ -352,6 +355,11 @@ class AlbProvider:
             for name, group in by_route.items():
                 groups[name][colour] = group
         return cls(api, places, groups)
+
+    def find_groups(self) -> None:
+        """Find the groups of all colours, or say which one there is not. Otherwise the first need of one would."""
+        names = {group for groups in self.groups.values() for group in groups.values()}
+        self._arns = {name: found["TargetGroupArn"] for name, found in find_groups(self.api, names).items()}
 
     @property
     def colours(self) -> list[str]:
@@ -436,8 +444,7 @@ class AlbProvider:
         if is_arn(group):
             return group
         if group not in self._arns:
-            names = {each for groups in self.groups.values() for each in groups.values() if not is_arn(each)}
-            self._arns = {name: found["TargetGroupArn"] for name, found in find_groups(self.api, names | {group}).items()}
+            self.find_groups()
         return self._arns[group]
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.bitflow.lms.plugins.module_utils._alb import (
+    MAX_GROUPS,
     MAX_STICKY_SECONDS,
     AlbProvider,
     Place,
@@ -131,11 +132,16 @@ def open_provider(api: Api, options: Mapping[str, Any]) -> tuple[AlbProvider, Wa
         if not given:
             raise TrafficError(f"The route {place.name} has no weights. Give weights, to all routes or to this one.")
         weights[place.name] = by_group("weights", given)
+        if len(given) > MAX_GROUPS:
+            raise TrafficError(f"The route {place.name} would have {len(given)} target groups, and AWS takes {MAX_GROUPS}.")
         expected = route.get("expect") or options["expect"]
         if expected:
             expect[place.name] = by_group("expect", expected)
         groups[place.name] = {group_name(group): str(group) for group in given}
-    return AlbProvider(api, places, groups), Wanted(weights, expect)
+    provider = AlbProvider(api, places, groups)
+    # Before anything is changed, and in check mode too.
+    provider.find_groups()
+    return provider, Wanted(weights, expect)
 
 
 def by_group(option: str, given: Mapping[str, Any]) -> dict[str, int]:

@@ -20,11 +20,11 @@ from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsErro
 try:
     import boto3
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoRegionError
+    from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, EndpointConnectionError, HTTPClientError, NoRegionError
 except ImportError as error:
     MISSING: ImportError | None = error
     # So that the code that names them can be read; nothing of it runs without a client.
-    BotoCoreError = ClientError = HTTPClientError = NoRegionError = LmsError
+    BotoCoreError = ClientError = ConnectTimeoutError = EndpointConnectionError = HTTPClientError = NoRegionError = LmsError
 else:
     MISSING = None
 
@@ -121,7 +121,7 @@ def error_code(error: BaseException) -> str:
 def is_transient(error: BaseException) -> bool:
     """Say whether the same call may succeed a moment later."""
     if not isinstance(error, ClientError):
-        return isinstance(error, (HTTPClientError, OSError))
+        return isinstance(error, (ConnectTimeoutError, EndpointConnectionError, HTTPClientError, OSError))
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     return error_code(error) in TRANSIENT or status == 429 or (status >= 500 and status != 501)
 

@@ -479,13 +479,16 @@ def test_the_way_back_from_a_sick_group_needs_only_the_old_one(alb: Alb) -> None
         ({"blue": "half", "green": 1}, "weights.blue is 'half'"),
         ({"blue": True, "green": 1}, "weights.blue is True"),
         ({"blue": 1, "red": 0}, "The target group red cannot be found"),
+        ({"blue": 1, "arn:aws:elasticloadbalancing:eu-central-1:123456789012:targetgroup/red/1": 0}, "/red/1 cannot be found"),
+        ({"blue": 1, **{f"group-{number}": 0 for number in range(5)}}, "would have 6 target groups, and AWS takes 5"),
         ({}, "The route lms:443 has no weights"),
         ({"green": 100}, "The route lms:443 also forwards to blue, which weights does not name"),
     ],
 )
-def test_weights_that_would_lose_traffic_are_refused(weights: dict[str, Any], message: str, alb: Alb) -> None:
+@pytest.mark.parametrize("check_mode", [False, True])
+def test_weights_that_would_lose_traffic_are_refused(check_mode: bool, weights: dict[str, Any], message: str, alb: Alb) -> None:
     with pytest.raises(LmsError, match=message):
-        Switch(alb, weights=weights)
+        Switch(alb, check_mode=check_mode, weights=weights)
 
     assert alb.client.changes() == []
 

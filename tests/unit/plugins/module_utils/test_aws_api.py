@@ -12,7 +12,13 @@ from ansible_collections.bitflow.lms.plugins.module_utils import _aws_api
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import ATTEMPTS, Api, AwsError, client_for, is_transient
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.tests.lab.elb_model import refusal
-from botocore.exceptions import ConnectionClosedError, NoCredentialsError, ReadTimeoutError
+from botocore.exceptions import (
+    ConnectionClosedError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ReadTimeoutError,
+)
 
 
 class Client:
@@ -49,6 +55,8 @@ def api(client: Client, pauses: list[float] | None = None) -> Api:
         (refusal("AnythingElse", 429), True),
         (ReadTimeoutError(endpoint_url="https://example.com"), True),
         (ConnectionClosedError(endpoint_url="https://example.com"), True),
+        (ConnectTimeoutError(endpoint_url="https://example.com"), True),
+        (EndpointConnectionError(endpoint_url="https://example.com"), True),
         (ConnectionResetError(), True),
         (refusal("NotImplemented", 501), False),
         (refusal("ValidationError"), False),
