@@ -104,6 +104,8 @@ class Host:
         except ValueError:
             raise AssertionError(f"{module} gave no result:\n{process.stdout}{process.stderr}") from None
         assert isinstance(result, dict)
+        # Some versions of ansible-core repeat the arguments.
+        result.pop("invocation", None)
         # What ansible-core wraps for the control host is a sentence to a test.
         result["warnings"] = [each["event"]["msg"] if isinstance(each, dict) else each for each in result.get("warnings", [])]
         return result
