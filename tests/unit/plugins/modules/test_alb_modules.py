@@ -197,7 +197,11 @@ def targets(alb: Alb) -> None:
         _alb_targets.run(Api(alb.client), {**options, "state": state}, False, Clock(clock.now, clock.sleep))
 
 
-@pytest.mark.parametrize(("module", "work"), [(alb_traffic, traffic), (alb_traffic_info, looks), (alb_targets, targets)], ids=str)
+@pytest.mark.parametrize(
+    ("module", "work"),
+    [(alb_traffic, traffic), (alb_traffic_info, looks), (alb_targets, targets)],
+    ids=["alb_traffic", "alb_traffic_info", "alb_targets"],
+)
 def test_iam_has_to_allow_exactly_the_calls_that_are_made(module: ModuleType, work: Callable[[Alb], None], alb: Alb) -> None:
     work(alb)
 
