@@ -42,7 +42,7 @@ class ObjectStore:
             try:
                 reply = self.client.get_object(**self._where)
                 return Stored(reply["Body"].read(), str(reply["ETag"]))
-            except FAILURES as error:
+            except FAILURES as error:  # pylint: disable=catching-non-exception
                 if error_code(error) in NOT_FOUND:
                     return None
                 if not is_transient(error):
@@ -57,7 +57,7 @@ class ObjectStore:
         tag = self._put(content, {"If-None-Match": "*"}, None)
         try:
             self._send(content, {"If-Match": IMPOSSIBLE})
-        except FAILURES as error:
+        except FAILURES as error:  # pylint: disable=catching-non-exception
             if error_code(error) in REFUSED:
                 return tag
             raise RecordError(f"It cannot be seen whether {self.uri} is safe from a second writer: {error}") from error
@@ -74,7 +74,7 @@ class ObjectStore:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._send(content, condition)
-            except FAILURES as error:
+            except FAILURES as error:  # pylint: disable=catching-non-exception
                 code = error_code(error)
                 refused = code in REFUSED or code in NOT_FOUND
                 # The answer may have got lost after the write was done, and a second try is then refused.

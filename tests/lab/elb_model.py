@@ -18,11 +18,11 @@ from typing import Any
 from unittest import mock
 
 import boto3
-import moto.elbv2.models as models
 from botocore.exceptions import ClientError
 from moto import mock_aws
 from moto.core.exceptions import ServiceException
 from moto.core.models import DEFAULT_ACCOUNT_ID as ACCOUNT
+from moto.elbv2 import models
 from moto.elbv2.exceptions import TargetGroupNotFoundError
 
 REGION = "eu-central-1"

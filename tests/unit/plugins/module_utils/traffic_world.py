@@ -45,9 +45,9 @@ class Crash(BaseException):
 class World:
     """Everything that a tick is given."""
 
-    def __init__(self, routes: Mapping[str, Weights] = ON_BLUE, **settings: Any) -> None:
+    def __init__(self, routes: Mapping[str, Weights] | None = None, **settings: Any) -> None:
         self.now = NOW
-        self.provider = MemoryProvider(routes)
+        self.provider = MemoryProvider(ON_BLUE if routes is None else routes)
         self.store = MemoryStore()
         self.settings = Settings(**{**SETTINGS, **settings})
         self.smoke: Callable[[str], Verdict] = lambda _colour: Verdict(GOOD)
@@ -75,7 +75,7 @@ class World:
             self.settings,
             self.store,
             self.provider,
-            Checks([lambda colour: self.smoke(colour)], [lambda colour: self.alarms(colour)]),
+            Checks([self.smoke], [self.alarms]),
             lambda: self.now,
             "deployer@controller",
             lambda: f"token-{next(self._tokens)}",
