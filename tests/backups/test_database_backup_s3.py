@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "lab"))
 from database_host import Host, wait_until
 from s3_proxy import Fault, Lab, answer, answer_done
 
-ROWS = 40000
+ROWS = 30000
 # More than one part of the smallest size that S3 takes.
 FILL = f"""
     create table submissions (id int primary key, body text);
