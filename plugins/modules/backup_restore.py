@@ -138,7 +138,7 @@ EXAMPLES = r"""
     tables: [certificates]
     confirm: lms
     engine: mysql
-    identity_file: /root/backup.identity
+    identity_file: /etc/lms/backup.identity
 
 - name: Restore onto an empty server
   bitflow.lms.backup_restore:

@@ -109,7 +109,7 @@ EXAMPLES = r"""
     environment: prod
     kind: files
     name: uploads
-    identity_file: /root/backup.identity
+    identity_file: /etc/lms/backup.identity
 """
 
 RETURN = r"""

@@ -102,7 +102,7 @@ EXAMPLES = r"""
     path: /srv/lms/backend/shared
     include:
       - .env
-    destination: /root/environment-of-yesterday
+    destination: /srv/environment-of-yesterday
 """
 
 RETURN = r"""
@@ -134,7 +134,7 @@ plan:
       description: Where to.
       returned: always
       type: str
-      sample: /root/environment-of-yesterday
+      sample: /srv/environment-of-yesterday
     mode:
       description: The mode.
       returned: always

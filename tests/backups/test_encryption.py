@@ -51,9 +51,9 @@ def identities(host: Host) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def fingerprint(host: Host) -> str:
-    """Return the fingerprint of a key of gpg, whose home is /root/test-gnupg."""
-    gpg = "gpg --homedir /root/test-gnupg --batch --quiet"
-    host.shell("rm -rf /root/test-gnupg && install -d -m 0700 /root/test-gnupg")
+    """Return the fingerprint of a key of gpg, whose home is /var/lib/test-gnupg."""
+    gpg = "gpg --homedir /var/lib/test-gnupg --batch --quiet"
+    host.shell("rm -rf /var/lib/test-gnupg && install -d -m 0700 /var/lib/test-gnupg")
     host.shell(f"{gpg} --passphrase '' --quick-generate-key backup@example.com rsa2048 encrypt never 2>&1")
     lines = host.shell(f"{gpg} --with-colons --list-keys").splitlines()
     return next(line.split(":")[9] for line in lines if line.startswith("fpr"))
@@ -77,27 +77,27 @@ def test_nobody_else_reads_it(host: Host, identities: list[tuple[str, str]]) -> 
 
 
 def test_an_identity_file_reads_it(host: Host, identities: list[tuple[str, str]]) -> None:
-    host.execute("sh", "-c", "umask 077 && cat > /root/test-identity", input=identities[0][0] + "\n")
+    host.execute("sh", "-c", "umask 077 && cat > /srv/test-identity", input=identities[0][0] + "\n")
 
-    assert round_trip(host, {"recipients": [identities[0][1]]}, {"identity_file": "/root/test-identity"}) == GOOD
+    assert round_trip(host, {"recipients": [identities[0][1]]}, {"identity_file": "/srv/test-identity"}) == GOOD
 
 
 def test_a_key_of_ssh_reads_it(host: Host) -> None:
     key = Ed25519PrivateKey.generate()
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-    host.execute("sh", "-c", "umask 077 && cat > /root/test-ssh", input=private)
+    host.execute("sh", "-c", "umask 077 && cat > /srv/test-ssh", input=private)
 
-    assert round_trip(host, {"recipients": [public]}, {"identity_file": "/root/test-ssh"}) == GOOD
+    assert round_trip(host, {"recipients": [public]}, {"identity_file": "/srv/test-ssh"}) == GOOD
 
 
 def test_gpg_reads_it_with_its_own_keyring(host: Host, fingerprint: str) -> None:
-    home = {"gpg_home": "/root/test-gnupg"}
+    home = {"gpg_home": "/var/lib/test-gnupg"}
 
     assert round_trip(host, {"method": "gpg", "recipients": [fingerprint], **home}, home) == GOOD
 
 
 def test_a_key_that_gpg_does_not_have_fails(host: Host, fingerprint: str) -> None:
-    found = round_trip(host, {"method": "gpg", "recipients": ["0" * 40], "gpg_home": "/root/test-gnupg"}, {})
+    found = round_trip(host, {"method": "gpg", "recipients": ["0" * 40], "gpg_home": "/var/lib/test-gnupg"}, {})
 
     assert found["error"].startswith("gpg ended with status 2")

@@ -155,7 +155,7 @@ def test_age_zstd_and_tar_alone_bring_the_files_back_too(files: Files) -> None:
     path = files.backup()["backup"]["path"]
 
     files.host.shell(
-        f"mkdir {BACK} && cd {BACK} && cat > /root/key && age -d -i /root/key {REPOSITORY}/{path}/files.tar.zst.age | zstd -d | tar xp",
+        f"mkdir {BACK} && cd {BACK} && cat > /srv/key && age -d -i /srv/key {REPOSITORY}/{path}/files.tar.zst.age | zstd -d | tar xp",
         input=files.identity,
     )
 
@@ -385,7 +385,7 @@ def test_damage_is_found_and_the_backup_does_not_count(files: Files) -> None:
     files.restic_backup()
     files.host.shell(f"""
         for pack in $(find {REPOSITORY}/test/restic/files/data -type f -size +100k); do
-            chmod u+w $pack; printf XXXX | dd of=$pack bs=1 seek=4000 conv=notrunc 2>/dev/null
+            chmod u+w $pack; printf DAMAGE | dd of=$pack bs=1 seek=4000 conv=notrunc 2>/dev/null
         done""")
 
     failed = files.restic_backup(restic_check_percent=100)

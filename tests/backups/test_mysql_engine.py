@@ -164,10 +164,10 @@ def test_all_kinds_of_data_come_back_as_they_were(lab: Lab) -> None:
     )
 
     found = lab.run("""
-made = backed_up(engine, "lms", "/root/lms.sql.zst")
+made = backed_up(engine, "lms", "/srv/lms.sql.zst")
 described = engine.describe("lms")
 engine.create("lms_copy", {"database": described}, "ours")
-restore(engine, "lms_copy", "/root/lms.sql.zst")
+restore(engine, "lms_copy", "/srv/lms.sql.zst")
 engine.finish_restore("lms_copy")
 print(json.dumps([made["tables"], rows(engine.tables("lms_copy", "checksums")), made["consistency"], made["warnings"], described,
                   engine.describe("lms_copy"), engine.problems("lms"), engine.databases("lms")]))
@@ -245,12 +245,12 @@ def write():
 thread = threading.Thread(target=write, daemon=True)
 thread.start()
 time.sleep(0.2)
-made = backed_up(engine, "lms", "/root/moving.sql.zst")
+made = backed_up(engine, "lms", "/srv/moving.sql.zst")
 time.sleep(0.1)
 stop.set()
 thread.join()
 engine.create("lms_copy", {}, "ours")
-restore(engine, "lms_copy", "/root/moving.sql.zst")
+restore(engine, "lms_copy", "/srv/moving.sql.zst")
 print(json.dumps([made, rows(engine.tables("lms_copy", "checksums")), rows(engine.tables("lms", "counts"))["moving"][0]]))
 engine.drop("lms_copy")
 """)
@@ -268,7 +268,7 @@ def test_a_long_query_does_not_make_anybody_wait(lab: Lab) -> None:
     with lab.in_background("select sleep(30) from lms.users limit 1") as query:
         wait_until(lambda: lab.mysql("select 1 from information_schema.processlist where info like 'select sleep(30)%'"))
         begun = time.monotonic()
-        made = lab.run('print(json.dumps(backed_up(engine, "lms", "/root/lms.sql.zst", lock_timeout=2)))')
+        made = lab.run('print(json.dumps(backed_up(engine, "lms", "/srv/lms.sql.zst", lock_timeout=2)))')
         lab.mysql("update lms.users set name = name where id = 3")
         still_running = query.poll() is None
         taken = time.monotonic() - begun
@@ -306,7 +306,7 @@ def test_a_transaction_that_does_not_end_is_given_up_on(lab: Lab) -> None:
     with lab.in_background("begin; update lms.users set name = name where id = 1; delete from lms.sessions; select sleep(30)") as writer:
         wait_until(lambda: lab.mysql("select 1 from information_schema.processlist where info like 'select sleep(30)%'"))
         found = lab.run("""
-made = backed_up(engine, "lms", "/root/lms.sql.zst", lock_timeout=1)
+made = backed_up(engine, "lms", "/srv/lms.sql.zst", lock_timeout=1)
 print(json.dumps([made["consistency"], made["warnings"]]))
 """)
         lab.mysql("update lms.users set name = name where id = 3")
@@ -375,10 +375,10 @@ with engine.snapshot("lms", consistency="fast", lock_timeout=1) as snapshot:
 
 def test_a_dump_that_was_cut_off_is_not_restored_silently(lab: Lab) -> None:
     found = lab.run("""
-backed_up(engine, "lms", "/root/lms.sql.zst")
-subprocess.run("zstd -dc /root/lms.sql.zst | head -n 120 | zstd -q -f -o /root/cut.sql.zst", shell=True, check=True)
+backed_up(engine, "lms", "/srv/lms.sql.zst")
+subprocess.run("zstd -dc /srv/lms.sql.zst | head -n 120 | zstd -q -f -o /srv/cut.sql.zst", shell=True, check=True)
 engine.create("lms_cut", {}, "ours")
-print(json.dumps(said(lambda: restore(engine, "lms_cut", "/root/cut.sql.zst"))))
+print(json.dumps(said(lambda: restore(engine, "lms_cut", "/srv/cut.sql.zst"))))
 engine.drop("lms_cut")
 """)
 
@@ -400,9 +400,9 @@ engine.drop("lms_bad")
 
 def test_tables_without_their_rows_are_there_and_serve_views_and_triggers(lab: Lab) -> None:
     found = lab.run("""
-made = backed_up(engine, "lms", "/root/less.sql.zst", exclude=["sess*", "log"])
+made = backed_up(engine, "lms", "/srv/less.sql.zst", exclude=["sess*", "log"])
 engine.create("lms_copy", {}, "ours")
-restore(engine, "lms_copy", "/root/less.sql.zst")
+restore(engine, "lms_copy", "/srv/less.sql.zst")
 print(json.dumps([made["consistency"], {name: counted for name, (counted, _sum) in rows(engine.tables("lms_copy", "counts")).items()}]))
 engine.drop("lms_copy")
 """)
@@ -412,11 +412,11 @@ engine.drop("lms_copy")
 
 def test_single_tables_come_back_alone(lab: Lab) -> None:
     found = lab.run("""
-made = backed_up(engine, "lms", "/root/lms.sql.zst")
+made = backed_up(engine, "lms", "/srv/lms.sql.zst")
 engine.create("lms_copy", {}, "ours")
-restore(engine, "lms_copy", "/root/lms.sql.zst", tables=["courses", "odd `name`"])
+restore(engine, "lms_copy", "/srv/lms.sql.zst", tables=["courses", "odd `name`"])
 tables = rows(engine.tables("lms_copy", "checksums"))
-lacking = said(lambda: restore(engine, "lms_copy", "/root/lms.sql.zst", tables=["nowhere"]))
+lacking = said(lambda: restore(engine, "lms_copy", "/srv/lms.sql.zst", tables=["nowhere"]))
 print(json.dumps([{name: made["tables"][name] for name in tables}, tables, lacking]))
 engine.drop("lms_copy")
 """)
@@ -435,9 +435,9 @@ def test_definers_that_are_gone_are_replaced(lab: Lab) -> None:
     lab.mysql("create definer = gone@localhost trigger lms.theirs before insert on lms.log for each row set new.what = 'x'")
 
     lab.run("""
-backed_up(engine, "lms", "/root/lms.sql.zst")
+backed_up(engine, "lms", "/srv/lms.sql.zst")
 engine.create("lms_copy", {}, "ours")
-restore(engine, "lms_copy", "/root/lms.sql.zst", owners=False)
+restore(engine, "lms_copy", "/srv/lms.sql.zst", owners=False)
 print("1")
 """)
 
@@ -466,9 +466,9 @@ def test_what_would_make_the_dump_fail_is_said_before(lab: Lab) -> None:
 def test_events_wait_until_the_database_is_said_to_be_whole(lab: Lab) -> None:
     statuses = "select event_name, status from information_schema.events where event_schema = 'lms_copy' order by 1"
     lab.run("""
-backed_up(engine, "lms", "/root/lms.sql.zst")
+backed_up(engine, "lms", "/srv/lms.sql.zst")
 engine.create("lms_copy", {}, "restoring")
-restore(engine, "lms_copy", "/root/lms.sql.zst")
+restore(engine, "lms_copy", "/srv/lms.sql.zst")
 print("1")
 """)
 
@@ -502,7 +502,7 @@ def look():
                     pass
 thread = threading.Thread(target=look, daemon=True)
 thread.start()
-made = backed_up(engine, "lms", "/root/lms.sql.zst")
+made = backed_up(engine, "lms", "/srv/lms.sql.zst")
 stop.set()
 thread.join()
 own = str(os.getpid())
@@ -596,9 +596,9 @@ def prepare_swap(lab: Lab) -> None:
     lab.mysql("".join(f"drop database `{name}`;" for name in databases(lab)))
     lab.mysql(DATA)
     lab.run("""
-backed_up(engine, "lms", "/root/lms.sql.zst")
+backed_up(engine, "lms", "/srv/lms.sql.zst")
 engine.create("lms_new", {"database": engine.describe("lms")}, "restored")
-restore(engine, "lms_new", "/root/lms.sql.zst")
+restore(engine, "lms_new", "/srv/lms.sql.zst")
 print("1")
 """)
     lab.mysql("drop user if exists clerk@localhost; create user clerk@localhost; grant execute on procedure lms.cleared to clerk@localhost")

@@ -191,7 +191,7 @@ def test_another_passphrase_is_named_and_not_taken_for_an_empty_repository(clust
 def test_a_byte_that_changed_in_a_backup_is_found(cluster: Cluster) -> None:
     good = cluster.run("verified")
     file = cluster.host.shell(f"find {REPOSITORY}/backup/{STANZA}/*F/ -type f -path '*bundle*' | head -1").strip()
-    cluster.host.shell(f"cp {file} /tmp/kept && printf XXXX | dd of={file} bs=1 seek=1000 conv=notrunc 2>/dev/null")
+    cluster.host.shell(f"cp {file} /tmp/kept && printf DAMAGE | dd of={file} bs=1 seek=1000 conv=notrunc 2>/dev/null")
     blind = cluster.host.execute("runuser", "-u", "postgres", "--", "pgbackrest", f"--stanza={STANZA}", "verify", check=False)
     broken = cluster.run("verified")
     cluster.host.shell(f"cat /tmp/kept > {file}")

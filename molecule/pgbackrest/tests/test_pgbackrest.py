@@ -79,9 +79,9 @@ def test_the_figures_tell_of_a_gap_in_the_log(host):
     name = host.check_output("ls /srv/pgbackrest/archive/lms/*/*/ | grep -E '^0.*zst$' | sort | tail -2 | head -1")
     path = host.check_output(f"ls /srv/pgbackrest/archive/lms/*/*/{name}")
 
-    host.check_output("mv %s /root/", path)
+    host.check_output("mv %s /var/tmp/", path)
     missing = figure(host, "wal_missing_segments")
-    host.check_output("mv %s %s", f"/root/{name}", path)
+    host.check_output("mv %s %s", f"/var/tmp/{name}", path)
 
     assert missing == 1
 
@@ -90,11 +90,11 @@ def test_a_verification_that_finds_something_fails(host):
     host.check_output("systemctl start lms-pgbackrest-verify")
     good = figure(host, "verification_ok"), figure(host, "last_verified_timestamp_seconds") > 0
     file = host.check_output("find /srv/pgbackrest/backup/lms/*F/ -type f -path '*bundle*' | head -1")
-    host.check_output(f"cp {file} /root/kept && printf XXXX | dd of={file} bs=1 seek=1000 conv=notrunc 2>/dev/null")
+    host.check_output(f"cp {file} /var/tmp/kept && printf DAMAGE | dd of={file} bs=1 seek=1000 conv=notrunc 2>/dev/null")
 
     broken = host.run("systemctl start lms-pgbackrest-verify")
     bad = figure(host, "verification_ok")
-    host.check_output(f"cat /root/kept > {file}; systemctl reset-failed lms-pgbackrest-verify")
+    host.check_output(f"cat /var/tmp/kept > {file}; systemctl reset-failed lms-pgbackrest-verify")
 
     assert good == (1, True)
     assert (broken.succeeded, bad) == (False, 0)
