@@ -223,10 +223,10 @@ RESTORED = {
         ({"failed": True, "msg": "No key."}, False, ["data: not restored. No key."]),
         ({"skipped": True}, False, ["Nothing was restored."]),
         (
-            {"backup": FILES, "plan": {"counts": {"files": 3, "bytes": 300000}, "destination": "/root/x", "existing": 2}},
+            {"backup": FILES, "plan": {"counts": {"files": 3, "bytes": 300000}, "destination": "/srv/x", "existing": 2}},
             False,
             [
-                "data: 3 files, 300.0 kB, are in /root/x, from uploads-app1 20261123T020100Z-0a1b2c3d; "
+                "data: 3 files, 300.0 kB, are in /srv/x, from uploads-app1 20261123T020100Z-0a1b2c3d; "
                 "2 paths were there and stay as they are."
             ],
         ),

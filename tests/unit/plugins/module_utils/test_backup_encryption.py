@@ -100,8 +100,8 @@ def test_what_cannot_be_decrypted_is_told(method: str, params: dict[str, Any], m
 
 
 def test_gpg_decrypts_with_its_own_keyring() -> None:
-    with decrypting("gpg", {"gpg_home": "/root/keys"}) as stage:
-        assert stage == Stage(["gpg", "--batch", "--no-tty", "--quiet", "--homedir", "/root/keys", "--decrypt"])
+    with decrypting("gpg", {"gpg_home": "/etc/lms/keys"}) as stage:
+        assert stage == Stage(["gpg", "--batch", "--no-tty", "--quiet", "--homedir", "/etc/lms/keys", "--decrypt"])
 
 
 def test_what_is_not_encrypted_needs_no_program() -> None:

@@ -52,7 +52,7 @@ class Host:
                 return default
 
             def _remote_expand_user(self, path: str, *_arguments: Any, **_options: Any) -> str:
-                return path.replace("~", "/root")
+                return path.replace("~", "/home/lms")
 
             def _low_level_execute_command(self, cmd: str, **_options: Any) -> dict[str, Any]:
                 host.asked.append((cmd.split()[0], {}, 0))
@@ -76,7 +76,7 @@ class Host:
 
 STARTED = {"ansible_job_id": "j1", "started": True, "finished": False}
 RUNNING = {"started": True, "finished": False}
-DONE = {"changed": True, "backup": {"id": "x"}, "started": True, "finished": True, "ansible_job_id": "j1", "results_file": "/root/j1"}
+DONE = {"changed": True, "backup": {"id": "x"}, "started": True, "finished": True, "ansible_job_id": "j1", "results_file": "/home/lms/j1"}
 
 
 def test_a_short_step_says_nothing_and_leaves_nothing_behind() -> None:
@@ -90,7 +90,7 @@ def test_a_short_step_says_nothing_and_leaves_nothing_behind() -> None:
         ("ansible.legacy.async_status", "cleanup"),
         ("rm", None),
     ]
-    assert host.asked[0][1]["progress_file"].startswith("/root/.ansible_async/bitflow-lms-")
+    assert host.asked[0][1]["progress_file"].startswith("/home/lms/.ansible_async/bitflow-lms-")
     # Ansible itself is not to wait for it.
     assert host.action._task.async_val == 0
 
