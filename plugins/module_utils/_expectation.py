@@ -97,7 +97,6 @@ class Attempts(Generic[AnyAnswer]):
             "body": response.body.decode("utf-8", "replace")[:BODY_SHOWN] if response else "",
             "milliseconds": self.milliseconds,
             "attempts": len(self.milliseconds),
-            "skipped": False,
             "reason": "",
         }
 

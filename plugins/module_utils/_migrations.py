@@ -157,7 +157,6 @@ def build_result(before: Status, after: Status, answer: Answer, **fields: Any) -
         ],
         "locked_by": final.get("locked_by"),
         "laravel_version": final.get("laravel"),
-        "skipped": False,
         "reason": "",
         "diff": {"before": {"pending": before.pending}, "after": {"pending": after.pending}},
         **fields,

@@ -328,7 +328,6 @@ def build_result(action: str, answer: Mapping[str, Any], check_mode: bool) -> di
         "not_cached": not_cached[:NOT_CACHED_SHOWN],
         "memory": build_memory(status.get("memory_usage", {})),
         "statistics": build_statistics(status.get("opcache_statistics", {})),
-        "skipped": False,
         "warnings": warnings,
     }
 

@@ -100,10 +100,10 @@ features:
   type: dict
   sample: {"about_json": true, "queue_pause": false}
 skipped:
-  description: Whether check mode found no release to read.
-  returned: always
+  description: Check mode found no release to read.
+  returned: when skipped
   type: bool
-  sample: false
+  sample: true
 reason:
   description: Why the task was skipped, else empty.
   returned: always
@@ -127,7 +127,7 @@ def run(artisan: Artisan, check_mode: bool) -> dict[str, Any]:
         unknown = dict.fromkeys(("laravel_version", "php_version", "environment", "debug", "maintenance"))
         nothing: dict[str, Any] = {"drivers": {}, "caches": {}, "about": {}, "commands": [], "features": {}}
         return {"changed": False, **unknown, **nothing, "skipped": True, "reason": reason}
-    return {"changed": False, **describe(artisan), "skipped": False, "reason": ""}
+    return {"changed": False, **describe(artisan), "reason": ""}
 
 
 def main() -> None:

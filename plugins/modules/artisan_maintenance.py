@@ -136,10 +136,10 @@ laravel_version:
   type: str
   sample: 10.48.29
 skipped:
-  description: Whether check mode found no release to read.
-  returned: always
+  description: Check mode found no release to read.
+  returned: when skipped
   type: bool
-  sample: false
+  sample: true
 reason:
   description: Why the task was skipped, else empty.
   returned: always
@@ -187,7 +187,6 @@ def run(maintenance: Maintenance, params: Mapping[str, Any], check_mode: bool) -
         "payload": shown_payload(look.wanted),
         "options_skipped": missing_options(look, artisan),
         "laravel_version": artisan.version(),
-        "skipped": False,
         "reason": "",
         "diff": {"before": shown_payload(look.payload), "after": after},
     }

@@ -246,10 +246,10 @@ laravel_version:
   type: str
   sample: 10.48.29
 skipped:
-  description: Whether check mode found no release to read.
-  returned: always
+  description: Check mode found no release to read.
+  returned: when skipped
   type: bool
-  sample: false
+  sample: true
 reason:
   description: Why the task was skipped, else empty.
   returned: always

@@ -93,10 +93,10 @@ path:
   type: str
   sample: /var/lib/prometheus/node-exporter/lms_backups.prom
 skipped:
-  description: Whether there is no directory to write to.
-  returned: always
+  description: There is no directory to write to.
+  returned: when skipped
   type: bool
-  sample: false
+  sample: true
 reason:
   description: Why the task was skipped, else empty.
   returned: always
@@ -130,7 +130,7 @@ def run(opened: Callable[[], Store], params: dict[str, Any], check_mode: bool, n
             check_name(option, params[option])
     stale_guard = read_duration("stale_guard", params["stale_guard"])
     file = MetricsFile(Path(params["directory"]), params["file"])
-    result = {"changed": False, "path": str(file.path), "skipped": False, "reason": "", "diff": {}}
+    result = {"changed": False, "path": str(file.path), "reason": "", "diff": {}}
     if not file.directory.is_dir():
         reason = f"There is no directory {file.directory}. Install the node exporter there, or set directory to what it reads."
         return {**result, "skipped": True, "reason": reason}

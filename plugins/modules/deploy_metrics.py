@@ -94,10 +94,10 @@ path:
   type: str
   sample: /var/lib/prometheus/node-exporter/lms_deploy.prom
 skipped:
-  description: Whether there is no directory to write to.
-  returned: always
+  description: There is no directory to write to.
+  returned: when skipped
   type: bool
-  sample: false
+  sample: true
 reason:
   description: Why the task was skipped, else empty.
   returned: always
@@ -136,7 +136,7 @@ def run(params: dict[str, Any], check_mode: bool, now: float) -> dict[str, Any]:
     path = directory / relative_path(params["file"], "file")
     if path.parent != directory or path.suffix != ".prom":
         raise LmsError(f"file is {params['file']}; the node exporter reads names that end in .prom, directly in its directory.")
-    result = {"changed": False, "path": str(path), "skipped": False, "reason": "", "diff": {}}
+    result = {"changed": False, "path": str(path), "reason": "", "diff": {}}
     if not directory.is_dir():
         reason = f"There is no directory {directory}. Install the node exporter there, or set directory to what it reads."
         return {**result, "skipped": True, "reason": reason}

@@ -193,10 +193,10 @@ attempts:
   type: int
   sample: 3
 skipped:
-  description: Whether check mode found nothing to ask.
-  returned: always
+  description: Check mode found nothing to ask.
+  returned: when skipped
   type: bool
-  sample: false
+  sample: true
 reason:
   description: Why the task was skipped, else empty.
   returned: always

@@ -162,10 +162,10 @@ statistics:
     misses: 460
     oom_restarts: 0
 skipped:
-  description: Whether check mode found no PHP-FPM to ask.
-  returned: always
+  description: Check mode found no PHP-FPM to ask.
+  returned: when skipped
   type: bool
-  sample: false
+  sample: true
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -106,7 +106,12 @@ def test_the_file_says_what_the_repository_holds(store: DirectoryStore, director
         f"prune_blocked{{{LMS}}}": "0",
     }
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    assert (result["changed"], result["skipped"], result["path"], result["diff"]["after"]) == (True, False, str(path), path.read_text())
+    assert result == {
+        "changed": True,
+        "path": str(path),
+        "reason": "",
+        "diff": {"before": "", "after": path.read_text(), "before_header": str(path), "after_header": str(path)},
+    }
     assert path.read_text().splitlines()[:3] == [
         "# HELP lms_backup_last_success_timestamp_seconds When the newest good backup was begun.",
         "# TYPE lms_backup_last_success_timestamp_seconds gauge",

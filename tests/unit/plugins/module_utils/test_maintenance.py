@@ -93,7 +93,6 @@ def test_down_puts_the_payload_in_place_and_reads_it_again(release: Path) -> Non
         "payload": shown,
         "options_skipped": [],
         "laravel_version": None,
-        "skipped": False,
         "reason": "",
         "diff": {"before": {"active": False}, "after": shown},
     }

@@ -109,7 +109,6 @@ def expected(changed: bool, **fields: Any) -> dict[str, Any]:
         "outcomes": [],
         "locked_by": None,
         "laravel_version": "10.48.29",
-        "skipped": False,
         "reason": "",
         "diff": {"before": {"pending": []}, "after": {"pending": []}},
         **fields,
@@ -425,4 +424,4 @@ def test_check_mode_accepts_a_release_without_packages(tmp_path: Path) -> None:
 
 
 def test_skipped_result_has_the_same_keys() -> None:
-    assert set(skipped_result("no")) == set(expected(False))
+    assert set(skipped_result("no")) == {*expected(False), "skipped"}

@@ -88,7 +88,12 @@ def test_file_says_what_is_live_and_how_the_deployment_went(directory: Path, app
         "lms_migrations_pending": "0",
     }
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    assert (result["changed"], result["skipped"], result["path"]) == (True, False, str(path))
+    assert result == {
+        "changed": True,
+        "path": str(path),
+        "reason": "",
+        "diff": {"before": "", "after": path.read_text(), "before_header": str(path), "after_header": str(path)},
+    }
     assert [entry.name for entry in directory.iterdir()] == ["lms_deploy.prom"]
 
 
