@@ -12,8 +12,11 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+from ansible_collections.bitflow.lms.plugins.module_utils._alb import AlbProvider, routes_argspec
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import Api, AwsError, client_for, is_transient
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
+from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic import NginxProvider
+from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic_sites import DIRECTORY
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic import Provider
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic_checks import (
     alarm_check,
@@ -34,7 +37,11 @@ from ansible_collections.bitflow.lms.plugins.module_utils._traffic_record import
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic_rollout import ACTIONS, STATUS, Check, Checks, Outcome, Request, Settings
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic_tick import tick, ticks
 
-PROVIDERS = ("alb",)
+ALB = "alb"
+NGINX = "nginx"
+PROVIDERS = (ALB, NGINX)
+# How long a colour that lost its last weight may still get requests (seconds). nginx looks with each request.
+PROPAGATION: Mapping[str, float] = {ALB: 60, NGINX: 1}
 DEFAULT_STEPS = (
     {"weight": 5, "bake": 300},
     {"weight": 25, "bake": 300},
@@ -44,12 +51,14 @@ DEFAULT_STEPS = (
 
 
 def rollout_argspec() -> dict[str, dict[str, Any]]:
-    """Return the options that no load balancer has for itself."""
+    """Return the options."""
     return {
         "name": {"type": "str", "required": True},
         "action": {"type": "str", "choices": list(ACTIONS), "required": True},
         "provider": {"type": "str", "choices": list(PROVIDERS), "required": True},
-        "colours": {"type": "dict", "required": True},
+        "routes": {"type": "list", "elements": "dict", "options": routes_argspec()},
+        "colours": {"type": "dict"},
+        "traffic_directory": {"type": "path", "default": DIRECTORY},
         "release": {"type": "str", "default": ""},
         "colour": {"type": "str", "default": ""},
         "state": {"type": "str", "required": True},
@@ -74,7 +83,7 @@ def rollout_argspec() -> dict[str, dict[str, Any]]:
         "queries": {"type": "list", "elements": "dict", "default": [], "options": queries_argspec()},
         "insufficient_data": {"type": "str", "choices": ["wait", "fail", "pass"], "default": "wait"},
         "verify_timeout": {"type": "float", "default": 60},
-        "propagation_wait": {"type": "float", "default": 60},
+        "propagation_wait": {"type": "float"},
         "retain": {"type": "float", "default": 86400},
         "on_drift": {"type": "str", "choices": ["fail", "adopt", "restore"], "default": "fail"},
         "lease_time": {"type": "float", "default": 120},
@@ -84,14 +93,14 @@ def rollout_argspec() -> dict[str, dict[str, Any]]:
 
 def settings_of(options: Mapping[str, Any]) -> Settings:
     """Read how the rollout is to go."""
-    gate = options["gate"]
+    gate, propagation = options["gate"], options["propagation_wait"]
     return Settings(
         steps=tuple(Step(step["weight"], step["bake"]) for step in options["steps"]),
         min_healthy=gate["min_healthy"],
         consecutive=gate["consecutive"],
         interval=gate["interval"],
         gate_timeout=gate["timeout"],
-        propagation=options["propagation_wait"],
+        propagation=PROPAGATION[options["provider"]] if propagation is None else propagation,
         verify_timeout=options["verify_timeout"],
         retain=options["retain"],
         lease=options["lease_time"],
@@ -112,14 +121,31 @@ def checks_of(options: Mapping[str, Any], api: Callable[[str], Any]) -> Checks:
 
 def open_provider(options: Mapping[str, Any], api: Callable[[str], Any]) -> Provider:
     """Return the load balancer that the options name."""
-    if len(options["colours"]) < 2:
-        raise LmsError(f"colours names {', '.join(options['colours']) or 'nothing'}. Name two colours at least.")
-    if not options["routes"]:
-        raise LmsError("routes is empty. Name one route at least.")
-    # Not at the top: another load balancer has no need of it.
-    from ansible_collections.bitflow.lms.plugins.module_utils._alb import AlbProvider
+    return _open_nginx(options) if options["provider"] == NGINX else _open_alb(options, api)
 
-    return AlbProvider.of_colours(api("elasticloadbalancing"), options["routes"], options["colours"])
+
+def _open_alb(options: Mapping[str, Any], api: Callable[[str], Any]) -> Provider:
+    """Return a load balancer of AWS."""
+    colours, routes = options["colours"] or {}, options["routes"]
+    if len(colours) < 2:
+        raise LmsError(f"colours names {', '.join(colours) or 'nothing'}. Name two colours at least.")
+    if not routes:
+        raise LmsError("routes is empty. Name one route at least.")
+    return AlbProvider.of_colours(api("elasticloadbalancing"), routes, colours)
+
+
+def _open_nginx(options: Mapping[str, Any]) -> Provider:
+    """Return the load balancer of this host."""
+    if options["colours"]:
+        raise LmsError("colours is given, but the load balancer's own upstreams say what its colours are. Leave colours out.")
+    routes = options["routes"] or []
+    for route in routes:
+        given = sorted(key for key, value in route.items() if value is not None)
+        if given != ["name"]:
+            raise LmsError(f"A route has {', '.join(given) or 'nothing'}, but nginx knows sites by name alone. Give name.")
+    provider = NginxProvider.of_routes(options["traffic_directory"], [route["name"] for route in routes])
+    provider.refuse_mixed()
+    return provider
 
 
 def open_api(options: Mapping[str, Any]) -> Callable[[str], Any]:

@@ -42,20 +42,24 @@ options:
     required: true
   provider:
     description:
-      - What carries the traffic. V(alb) is an Application Load Balancer of AWS.
+      - What carries the traffic. V(alb) is an Application Load Balancer of AWS. V(nginx) is the load balancer that the role
+        P(bitflow.lms.load_balancer#role) sets up, on whose host the task then has to run.
     type: str
-    choices: [alb]
+    choices: [alb, nginx]
     required: true
   routes:
     description:
-      - The listeners and rules that are switched together. A listener stands for its default action.
+      - What is switched together. With O(provider=alb) these are listeners and rules, of which a listener stands for its default action.
+        With O(provider=nginx) these are sites, each with O(routes[].name) alone; left out, all sites that have colours.
+      - Required with O(provider=alb).
     type: list
     elements: dict
-    required: true
     suboptions:
       name:
         description:
-          - What results and messages call it. Left out, load balancer, port and priority make its name, such as V(lms:443/10).
+          - With O(provider=alb) what results and messages call it. Left out, load balancer, port and priority make its name, such as
+            V(lms:443/10).
+          - With O(provider=nginx) the name of the site.
         type: str
       load_balancer:
         description:
@@ -80,9 +84,14 @@ options:
   colours:
     description:
       - The colours, such as V(blue) and V(green), each with the name or ARN of its target group, or with a dictionary of the name of each
-        route to its target group.
+        route to its target group. Required with O(provider=alb).
+      - With O(provider=nginx) the upstreams of the sites say what the colours are.
     type: dict
-    required: true
+  traffic_directory:
+    description:
+      - With O(provider=nginx) where the role keeps the weights, its variable C(load_balancer_traffic_directory).
+    type: path
+    default: /var/lib/lms-traffic
   release:
     description:
       - What is rolled out. A release that is out already, or was rolled back, is not begun again.
@@ -291,9 +300,9 @@ options:
     default: 60
   propagation_wait:
     description:
-      - How long a colour that lost its last weight is still taken to get requests (seconds). AWS promises no time.
+      - How long a colour that lost its last weight is still taken to get requests (seconds). Left out, 60 with O(provider=alb), because
+        AWS promises no time, and 1 with O(provider=nginx), which goes by its weights from the next request on.
     type: float
-    default: 60
   retain:
     description:
       - For how long the old colour is kept warm for a way back (seconds).
@@ -561,7 +570,6 @@ message:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bitflow.lms.plugins.module_utils._alb import routes_argspec
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import aws_argspec
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic_options import (
@@ -581,8 +589,8 @@ def main() -> None:
         argument_spec={
             **aws_argspec(),
             **rollout_argspec(),
-            "routes": {"type": "list", "elements": "dict", "required": True, "options": routes_argspec()},
         },
+        required_if=[["provider", "alb", ["routes", "colours"]]],
         required_together=[["access_key", "secret_key"]],
         supports_check_mode=True,
     )

@@ -5,13 +5,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 from ansible_collections.bitflow.lms.plugins.module_utils._alb import AlbProvider
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import Api
+from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic import NginxProvider
+from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic_flag import BUCKETS, write_flags
+from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic_network import Network
+from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic_sites import Server, Site
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic import (
+    STATES,
     DriftError,
     Provider,
     TrafficError,
@@ -33,6 +41,8 @@ class Bench(Protocol):
     """A load balancer with the routes api and web, both on blue, and green attached; each colour has two healthy targets."""
 
     provider: Provider
+    # The states that this load balancer knows.
+    known: Sequence[str]
 
     def by_hand(self, route: str, weights: Weights) -> None:
         """Change weights as somebody with a console does."""
@@ -46,6 +56,8 @@ class Bench(Protocol):
 
 class MemoryBench:
     """The provider in memory."""
+
+    known: Sequence[str] = STATES
 
     def __init__(self) -> None:
         self._memory = MemoryProvider(dict.fromkeys(ROUTES, BEFORE))
@@ -67,6 +79,8 @@ class MemoryBench:
 
 class AlbBench:
     """A load balancer of AWS, whose web is a default action and whose api is a rule."""
+
+    known: Sequence[str] = STATES
 
     def __init__(self, world: World) -> None:
         self._alb = new_alb(world)
@@ -104,6 +118,66 @@ class AlbBench:
         return self._alb.forward(**{self._names[colour]: weight for colour, weight in weights.items()})
 
 
+class NginxBench:
+    """The own load balancer: its files, and a stand-in for nginx that looks for them as nginx does."""
+
+    known: Sequence[str] = ("healthy", "unhealthy", "unused")
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._faults: dict[str, str] = {}
+        self._connections: set[tuple[str, int]] = set()
+        self._looks: list[set[tuple[str, int]]] = []
+        colours = {colour: [_server(colour, number) for number in (1, 2)] for colour in BEFORE}
+        site = {"health": {"uri": "/up", "host": "api.example.com"}, "colours": colours}
+        document = {"method": "flag", "status_url": "http://127.0.0.1:8081", "sites": dict.fromkeys(ROUTES, site)}
+        (directory / "sites.json").write_text(json.dumps(document))
+        for route in ROUTES:
+            (directory / route).mkdir()
+            self.by_hand(route, BEFORE)
+        network = Network(self._fault, self._answers, lambda server: {(server.address, server.port)}, self._look)
+        self._nginx = NginxProvider.of_routes(str(directory), (), network)
+        self.provider: Provider = self._nginx
+
+    def by_hand(self, route: str, weights: Weights) -> None:
+        """Change weights."""
+        total = sum(weights.values())
+        write_flags(self._directory / route, {colour: BUCKETS * weight // total for colour, weight in weights.items()})
+
+    def states(self, colour: str, states: Sequence[str]) -> None:
+        """Give a colour other servers, as the role does."""
+        servers = [_server(colour, number) for number in range(1, len(states) + 1)]
+        self._faults.update({server["address"]: "" if state == "healthy" else "refused" for server, state in zip(servers, states)})
+        made = tuple(Server(server["address"], server["port"]) for server in servers)
+        sites = {name: replace(site, colours={**site.colours, colour: made}) for name, site in self._nginx.sites.items()}
+        self._nginx = replace(self._nginx, sites=sites)
+        self.provider = self._nginx
+
+    def drain(self, colour: str) -> None:
+        """Drain until somebody looks."""
+        self._looks = [{(_server(colour, 1)["address"], 8000)}]
+
+    def _fault(self, server: Server, site: Site) -> str:
+        """Answer for a server."""
+        return self._faults.get(server.address, "")
+
+    def _answers(self, _url: str, site: str) -> list[str]:
+        """Answer for nginx, whose second colour is green."""
+        current = self._directory / site / "current"
+        if not current.is_dir():
+            return ["lost"] * BUCKETS
+        return ["green" if (current / "green" / str(bucket)).is_file() else "blue" for bucket in range(BUCKETS)]
+
+    def _look(self) -> set[tuple[str, int]]:
+        """Answer for the kernel."""
+        return self._looks.pop() if self._looks else set()
+
+
+def _server(colour: str, number: int) -> dict[str, Any]:
+    """Return a server as the role writes it down."""
+    return {"address": f"192.0.2.{number + (10 if colour == 'green' else 0)}", "port": 8000}
+
+
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     """Put AWS into this process, once for all tests."""
@@ -111,14 +185,16 @@ def world() -> Iterator[World]:
         yield made
 
 
-@pytest.fixture(params=["memory", "alb"])
-def bench(request: pytest.FixtureRequest, world: World) -> Bench:
+@pytest.fixture(params=["memory", "alb", "nginx"])
+def bench(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> Bench:
     """Return each load balancer in turn."""
-    return MemoryBench() if request.param == "memory" else AlbBench(world)
+    if request.param == "memory":
+        return MemoryBench()
+    return AlbBench(world) if request.param == "alb" else NginxBench(tmp_path)
 
 
 def live(bench: Bench) -> Mapping[str, Weights]:
-    """Return the live weights."""
+    """Return the live weights. Those of the tests are percents, which is what nginx keeps."""
     return weights_of(bench.provider.read())
 
 
@@ -146,9 +222,9 @@ def test_reading_is_never_from_a_cache(bench: Bench) -> None:
 
 
 def test_a_group_of_no_colour_is_told(bench: Bench) -> None:
-    bench.by_hand("web", {"blue": 1, "red": 1})
+    bench.by_hand("web", {"blue": 50, "red": 50})
 
-    assert live(bench)["web"] == {"blue": 1, "red": 1}
+    assert live(bench)["web"] == {"blue": 50, "red": 50}
     with pytest.raises(TrafficError, match="also forwards to red"):
         refuse_foreign(bench.provider.read(), bench.provider.colours)
 
@@ -171,9 +247,9 @@ def test_weights_that_somebody_else_set_stay(route: str, bench: Bench) -> None:
 
 
 def test_expected_weights_count_by_their_proportion(bench: Bench) -> None:
-    bench.provider.set("web", {"blue": 1, "green": 1}, {"blue": 1, "green": 0})
+    bench.provider.set("web", {"blue": 50, "green": 50}, {"blue": 1, "green": 0})
 
-    assert live(bench)["web"] == {"blue": 1, "green": 1}
+    assert live(bench)["web"] == {"blue": 50, "green": 50}
 
 
 def test_a_change_whose_answer_got_lost_may_be_repeated(bench: Bench) -> None:
@@ -193,9 +269,9 @@ def test_weights_that_serve_nobody_or_are_none_are_refused(weights: Weights, ben
 
 def test_a_colour_that_is_left_out_is_taken_off_and_no_longer_checked(bench: Bench) -> None:
     for route in ROUTES:
-        bench.provider.set(route, {"blue": 1}, BEFORE)
+        bench.provider.set(route, {"blue": 100}, BEFORE)
 
-    assert live(bench) == {route: {"blue": 1} for route in ROUTES}
+    assert live(bench) == {route: {"blue": 100} for route in ROUTES}
     assert counts(bench, "green") == {"unused": 2}
 
 
@@ -211,9 +287,10 @@ def test_the_weight_of_zero_attaches_a_colour_and_has_it_checked(bench: Bench) -
 
 
 def test_health_tells_the_state_of_every_target(bench: Bench) -> None:
-    bench.states("green", ["healthy", "initial", "unhealthy"])
+    states = [state for state in ("healthy", "initial", "unhealthy") if state in bench.known]
+    bench.states("green", states)
 
-    assert counts(bench, "green") == {"healthy": 1, "initial": 1, "unhealthy": 1}
+    assert counts(bench, "green") == dict.fromkeys(states, 1)
     assert counts(bench, "blue") == {"healthy": 2}
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import AwsError
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
+from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic import NginxProvider
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic import TrafficError
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic_options import (
     checks_of,
@@ -61,8 +63,8 @@ def options(**given: Any) -> dict[str, Any]:
     spec = rollout_argspec()
     found = {name: option.get("default") for name, option in spec.items()}
     found["gate"] = {name: option["default"] for name, option in spec["gate"]["options"].items()}
-    basic = {"name": "lms", "action": "advance", "release": "r1", "colour": "green", "colours": {"blue": "b", "green": "g"}, "routes": [{}]}
-    return {**found, **basic, **given}
+    basic = {"name": "lms", "action": "advance", "provider": "alb", "release": "r1", "colour": "green"}
+    return {**found, **basic, "colours": {"blue": "b", "green": "g"}, "routes": [{}], **given}
 
 
 class Time:
@@ -104,6 +106,12 @@ def test_every_setting_comes_from_its_option() -> None:
 
 def test_the_defaults_of_the_options_are_sound() -> None:
     assert settings_of(options()).steps == (Step(5, 300), Step(25, 300), Step(50, 300), Step(100, 600))
+
+
+@pytest.mark.parametrize(("provider", "seconds"), [("alb", 60), ("nginx", 1)])
+def test_each_load_balancer_has_its_own_time_to_go_by_new_weights(provider: str, seconds: float) -> None:
+    assert settings_of(options(provider=provider)).propagation == seconds
+    assert settings_of(options(provider=provider, propagation_wait=0)).propagation == 0
 
 
 def test_a_call_goes_on_for_as_long_as_it_may_wait() -> None:
@@ -205,7 +213,26 @@ def test_checks_are_made_of_their_options() -> None:
     [
         ({"colours": {"blue": "b"}}, "colours names blue. Name two colours at least."),
         ({"colours": {}}, "colours names nothing. Name two colours at least."),
+        ({"colours": None}, "colours names nothing. Name two colours at least."),
         ({"routes": []}, "routes is empty. Name one route at least."),
+        ({"routes": None}, "routes is empty. Name one route at least."),
+        (
+            {"provider": "nginx"},
+            "colours is given, but the load balancer's own upstreams say what its colours are. Leave colours out.",
+        ),
+        (
+            {"provider": "nginx", "colours": None, "routes": [{"name": "api", "port": 443, "rule_arn": None}]},
+            "A route has name, port, but nginx knows sites by name alone. Give name.",
+        ),
+        (
+            {"provider": "nginx", "colours": {}, "routes": [{"name": None}]},
+            "A route has nothing, but nginx knows sites by name alone. Give name.",
+        ),
+        (
+            {"provider": "nginx", "colours": None, "routes": None, "traffic_directory": "/nowhere"},
+            "There is no /nowhere/sites.json, which tells of the sites. Run the role load_balancer with a site that has upstreams, "
+            "or correct traffic_directory.",
+        ),
     ],
 )
 def test_traffic_that_cannot_be_switched_is_refused(given: dict[str, Any], message: str) -> None:
@@ -213,6 +240,38 @@ def test_traffic_that_cannot_be_switched_is_refused(given: dict[str, Any], messa
         open_provider(options(**given), lambda _service: None)
 
     assert caught.value.message == message
+
+
+SITE = {"health": {"uri": "/up", "host": "api.example.com"}, "colours": {"blue": [], "green": []}}
+OTHER = {"health": {"uri": "/", "host": "web.example.com"}, "colours": {"old": [], "new": []}}
+
+
+def write_sites(directory: Path, **sites: Any) -> dict[str, Any]:
+    """Write sites as the role does, and return the options that lead there."""
+    document = {"method": "flag", "status_url": "http://127.0.0.1:8081", "sites": sites}
+    (directory / "sites.json").write_text(json.dumps(document))
+    return {"provider": "nginx", "colours": None, "routes": None, "traffic_directory": str(directory)}
+
+
+def test_nginx_has_the_sites_and_the_colours_that_the_role_wrote_down(tmp_path: Path) -> None:
+    given = write_sites(tmp_path, api=SITE, web=SITE)
+    services: list[str] = []
+
+    every, one = (open_provider(options(**{**given, "routes": routes}), services.append) for routes in (None, [{"name": "web"}]))
+
+    assert isinstance(every, NginxProvider) and isinstance(one, NginxProvider)
+    assert (every.colours, list(every.sites), list(one.sites), services) == (["blue", "green"], ["api", "web"], ["web"], [])
+
+
+def test_sites_of_different_colours_are_not_switched_together(tmp_path: Path) -> None:
+    given = write_sites(tmp_path, api=SITE, web=OTHER)
+
+    with pytest.raises(TrafficError) as caught:
+        open_provider(options(**given), lambda _service: None)
+
+    assert caught.value.message == (
+        "The sites have different colours: api has blue, green; web has new, old. Name in routes those with the same ones."
+    )
 
 
 def test_a_state_on_this_host_needs_no_sdk(tmp_path: Path) -> None:
