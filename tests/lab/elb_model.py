@@ -4,7 +4,7 @@
 """An Application Load Balancer in this process: moto, with what its Elastic Load Balancing lacks.
 
 Targets are told apart by id and port, have states that a test sets, are unused while no action names their group, and drain. Answers have
-AWS's shape: a single group stands in them twice, and secrets do not stand in them. Weights are checked.
+AWS's shape: a single group stands in them twice, and secrets do not stand in them. Weights and groups are checked.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ class World:
     forgetful: bool = False
     # How often a draining target is still seen.
     drain_looks: int = 0
+    # Whether it is seen until somebody takes it away, as the data plane does after the delay of its group.
+    drains: bool = False
 
 
 def _refuse_bad_forward(action: Mapping[str, Any]) -> None:
@@ -64,7 +66,10 @@ def _refuse_bad_forward(action: Mapping[str, Any]) -> None:
         raise RefusedError("A forward action takes up to 5 target groups")
     if len(groups) > 1 and "TargetGroupArn" in action:
         raise RefusedError("You cannot specify both a target group ARN and multiple target groups in a forward action")
-    for group in groups:
+    for group in groups or [action]:
+        arn = group.get("TargetGroupArn")
+        if arn is not None and arn not in models.elbv2_backends[ACCOUNT][REGION].target_groups:
+            raise TargetGroupNotFoundError()
         if not isinstance(group.get("Weight", 1), int) or not 0 <= group.get("Weight", 1) <= 999:
             raise RefusedError("Weight must be between 0 and 999")
     oidc = action.get("AuthenticateOidcConfig")
@@ -116,7 +121,7 @@ def _patched(world: World) -> Iterator[None]:
         for (name, port), state in list(states(group).items()):
             shown = state if attached or state.state == "draining" else State("unused", "Target.NotInUse")
             found.append(models.FakeHealthStatus(name, str(port), str(port), shown.state, shown.reason or None))
-            if state.state == "draining":
+            if state.state == "draining" and not world.drains:
                 if world.drain_looks <= 0:
                     del states(group)[(name, port)]
                 world.drain_looks -= 1
@@ -268,7 +273,7 @@ def new_alb(world: World) -> Alb:
     """Return a load balancer in an AWS that has no other."""
     models.elbv2_backends[ACCOUNT][REGION].reset()
     world.targets.clear()
-    world.arriving, world.drain_looks, world.forgetful = State(), 0, False
+    world.arriving, world.drain_looks, world.forgetful, world.drains = State(), 0, False, False
     return Alb(world)
 
 
