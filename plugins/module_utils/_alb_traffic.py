@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from ansible_collections.bitflow.lms.plugins.module_utils._alb import (
     MAX_GROUPS,
@@ -50,6 +50,13 @@ class Clock:
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+
+
+class Looked(Protocol):
+    """What can be asked for the health of its groups."""
+
+    def health(self, colour: str) -> Health:
+        """Return the targets of a group."""
 
 
 @dataclass(frozen=True)
@@ -301,12 +308,12 @@ def run(provider: AlbProvider, wanted: Wanted, settings: Settings, check_mode: b
     return outcome
 
 
-def look(provider: AlbProvider, groups: Sequence[str], gate: Gate) -> list[Readiness]:
+def look(provider: Looked, groups: Sequence[str], gate: Gate) -> list[Readiness]:
     """Judge the groups as they are now."""
     return [judge(group, provider.health(group), gate.min_healthy) for group in groups]
 
 
-def wait_until_ready(provider: AlbProvider, groups: Sequence[str], gate: Gate, clock: Clock) -> list[Readiness]:
+def wait_until_ready(provider: Looked, groups: Sequence[str], gate: Gate, clock: Clock) -> list[Readiness]:
     """Wait until the groups were healthy some times in a row, or say which one is not."""
     if not groups:
         return []

@@ -68,9 +68,9 @@ class NginxProvider:
         """Return every route as it is now."""
         return {name: Route(name, self._weights(site)) for name, site in self.sites.items()}
 
-    def health(self, colour: str) -> dict[str, list[Target]]:
-        """Return the servers of a colour for each site, as they answer now."""
-        sites = [site for site in self.sites.values() if colour in site.colours]
+    def health(self, colour: str, only: str | None = None) -> dict[str, list[Target]]:
+        """Return the servers of a colour for each site, or for one of them, as they answer now."""
+        sites = [site for site in self.sites.values() if colour in site.colours and only in (None, site.name)]
         with ThreadPoolExecutor(max_workers=MOST_THREADS) as pool:
             asked = {}
             for site in sites:

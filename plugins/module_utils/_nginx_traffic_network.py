@@ -45,8 +45,10 @@ def ask_server(server: Server, site: Site) -> str:
         return "timed out"
     except ConnectionRefusedError:
         return "refused"
-    except (OSError, http.client.HTTPException) as error:
-        return str(error) or type(error).__name__
+    except OSError as error:
+        return error.strerror or str(error)
+    except http.client.HTTPException:
+        return "no answer in HTTP"
     return "" if status == OK else f"status {status}"
 
 

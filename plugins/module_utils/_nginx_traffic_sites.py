@@ -25,6 +25,11 @@ COLOURS = 2
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
+def traffic_directory_argspec() -> dict[str, dict[str, Any]]:
+    """Return the option that leads to the sites."""
+    return {"traffic_directory": {"type": "path", "default": DIRECTORY}}
+
+
 @dataclass(frozen=True)
 class Server:
     """A server of a colour."""

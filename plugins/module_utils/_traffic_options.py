@@ -16,7 +16,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._alb import AlbProvide
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import Api, AwsError, client_for, is_transient
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic import NginxProvider
-from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic_sites import DIRECTORY
+from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic_sites import traffic_directory_argspec
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic import Provider
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic_checks import (
     alarm_check,
@@ -53,12 +53,12 @@ DEFAULT_STEPS = (
 def rollout_argspec() -> dict[str, dict[str, Any]]:
     """Return the options."""
     return {
+        **traffic_directory_argspec(),
         "name": {"type": "str", "required": True},
         "action": {"type": "str", "choices": list(ACTIONS), "required": True},
         "provider": {"type": "str", "choices": list(PROVIDERS), "required": True},
         "routes": {"type": "list", "elements": "dict", "options": routes_argspec()},
         "colours": {"type": "dict"},
-        "traffic_directory": {"type": "path", "default": DIRECTORY},
         "release": {"type": "str", "default": ""},
         "colour": {"type": "str", "default": ""},
         "state": {"type": "str", "required": True},

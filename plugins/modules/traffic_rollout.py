@@ -87,11 +87,6 @@ options:
         route to its target group. Required with O(provider=alb).
       - With O(provider=nginx) the upstreams of the sites say what the colours are.
     type: dict
-  traffic_directory:
-    description:
-      - With O(provider=nginx) where the role keeps the weights, its variable C(load_balancer_traffic_directory).
-    type: path
-    default: /var/lib/lms-traffic
   release:
     description:
       - What is rolled out. A release that is out already, or was rolled back, is not begun again.
@@ -330,6 +325,7 @@ options:
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
   - bitflow.lms.aws_connection
+  - bitflow.lms.traffic_directory
 attributes:
   check_mode:
     support: full
@@ -347,6 +343,8 @@ seealso:
   - module: bitflow.lms.alb_traffic
   - module: bitflow.lms.alb_traffic_info
   - module: bitflow.lms.alb_targets
+  - module: bitflow.lms.nginx_traffic
+  - module: bitflow.lms.nginx_traffic_info
   - module: bitflow.lms.http_probe
 """
 
@@ -396,6 +394,22 @@ EXAMPLES = r"""
     colours: "{{ lms_colours }}"
     state: s3://example-state/traffic/prod/lms.json
     max_wait: 600
+
+- name: Roll the release out on the load balancer of this host
+  bitflow.lms.traffic_rollout:
+    name: prod/lms
+    action: advance
+    release: "{{ lms_release }}"
+    provider: nginx
+    routes:
+      - name: api
+      - name: student
+    state: /var/lib/lms-traffic/lms.json
+    max_wait: 60
+  register: rollout
+  until: rollout.done
+  retries: 120
+  delay: 1
 
 - name: Show where the traffic goes
   bitflow.lms.traffic_rollout:

@@ -5,19 +5,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 from ansible_collections.bitflow.lms.plugins.module_utils._alb import AlbProvider
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import Api
-from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic import NginxProvider
-from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic_flag import BUCKETS, write_flags
-from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic_network import Network
-from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic_sites import Server, Site
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic import (
     STATES,
     DriftError,
@@ -30,6 +24,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._traffic import (
     weights_of,
 )
 from ansible_collections.bitflow.lms.tests.lab.elb_model import State, World, aws, new_alb
+from ansible_collections.bitflow.lms.tests.unit.plugins.module_utils.nginx_model import Nginx, servers
 from ansible_collections.bitflow.lms.tests.unit.plugins.module_utils.traffic_memory import MemoryProvider
 from ansible_collections.bitflow.lms.tests.unit.plugins.module_utils.traffic_world import World as RolloutWorld
 
@@ -119,63 +114,30 @@ class AlbBench:
 
 
 class NginxBench:
-    """The own load balancer: its files, and a stand-in for nginx that looks for them as nginx does."""
+    """The own load balancer, with a stand-in for nginx."""
 
     known: Sequence[str] = ("healthy", "unhealthy", "unused")
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._faults: dict[str, str] = {}
-        self._connections: set[tuple[str, int]] = set()
-        self._looks: list[set[tuple[str, int]]] = []
-        colours = {colour: [_server(colour, number) for number in (1, 2)] for colour in BEFORE}
-        site = {"health": {"uri": "/up", "host": "api.example.com"}, "colours": colours}
-        document = {"method": "flag", "status_url": "http://127.0.0.1:8081", "sites": dict.fromkeys(ROUTES, site)}
-        (directory / "sites.json").write_text(json.dumps(document))
-        for route in ROUTES:
-            (directory / route).mkdir()
-            self.by_hand(route, BEFORE)
-        network = Network(self._fault, self._answers, lambda server: {(server.address, server.port)}, self._look)
-        self._nginx = NginxProvider.of_routes(str(directory), (), network)
-        self.provider: Provider = self._nginx
+        self._nginx = Nginx(directory, ROUTES, BEFORE)
+        self.provider: Provider = self._nginx.provider()
 
     def by_hand(self, route: str, weights: Weights) -> None:
         """Change weights."""
-        total = sum(weights.values())
-        write_flags(self._directory / route, {colour: BUCKETS * weight // total for colour, weight in weights.items()})
+        self._nginx.by_hand(route, weights)
 
     def states(self, colour: str, states: Sequence[str]) -> None:
         """Give a colour other servers, as the role does."""
-        servers = [_server(colour, number) for number in range(1, len(states) + 1)]
-        self._faults.update({server["address"]: "" if state == "healthy" else "refused" for server, state in zip(servers, states)})
-        made = tuple(Server(server["address"], server["port"]) for server in servers)
-        sites = {name: replace(site, colours={**site.colours, colour: made}) for name, site in self._nginx.sites.items()}
-        self._nginx = replace(self._nginx, sites=sites)
-        self.provider = self._nginx
+        given = servers(colour, len(states))
+        self._nginx.faults.update({server["address"]: "" if state == "healthy" else "refused" for server, state in zip(given, states)})
+        colours = {each: given if each == colour else servers(each, 2) for each in BEFORE}
+        self._nginx.write(dict.fromkeys(ROUTES, colours))
+        self.provider = self._nginx.provider()
 
     def drain(self, colour: str) -> None:
         """Drain until somebody looks."""
-        self._looks = [{(_server(colour, 1)["address"], 8000)}]
-
-    def _fault(self, server: Server, site: Site) -> str:
-        """Answer for a server."""
-        return self._faults.get(server.address, "")
-
-    def _answers(self, _url: str, site: str) -> list[str]:
-        """Answer for nginx, whose second colour is green."""
-        current = self._directory / site / "current"
-        if not current.is_dir():
-            return ["lost"] * BUCKETS
-        return ["green" if (current / "green" / str(bucket)).is_file() else "blue" for bucket in range(BUCKETS)]
-
-    def _look(self) -> set[tuple[str, int]]:
-        """Answer for the kernel."""
-        return self._looks.pop() if self._looks else set()
-
-
-def _server(colour: str, number: int) -> dict[str, Any]:
-    """Return a server as the role writes it down."""
-    return {"address": f"192.0.2.{number + (10 if colour == 'green' else 0)}", "port": 8000}
+        server = servers(colour, 1)[0]
+        self._nginx.connections = [{(server["address"], server["port"])}]
 
 
 @pytest.fixture(scope="module")
