@@ -26,7 +26,7 @@ class Backend:
         self.host = host
         # Answers its health check with 503, and all else as if nothing were.
         self.ill = False
-        # Answers everything with 500.
+        # Answers users with 500, and its health check as if nothing were.
         self.failing = False
         self.served = 0
         self._clock = clock
@@ -80,7 +80,7 @@ class Backend:
         """Answer a request. /slow takes as many seconds as it is told."""
         url = urlsplit(asked.path)
         if url.path == HEALTH_PATH:
-            return self._say(500 if self.failing else 503 if self.ill else 200)
+            return self._say(503 if self.ill else 200)
         self.served += 1
         if url.path == "/slow":
             await self._clock.wait(float(parse_qs(url.query)["seconds"][0]))

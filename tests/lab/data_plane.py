@@ -18,7 +18,7 @@ What it does as AWS says: targets are told apart by id and port; only groups tha
 one passed check; where a group has no healthy target, all of them get requests; 503 where there is no target or no weight; 502 where a
 target refuses or breaks off; a target that leaves keeps its requests for the deregistration delay of its group, and new ones go elsewhere.
 What AWS does not say, and is assumed here: nodes learn listeners and rules after a delay of their own, and targets at once; a client that
-sticks to a group stays with it as long as the action names that group, whatever its weight.
+sticks to a group stays with it until its cookie ends, counted from its first request, whatever the weight of the group.
 """
 
 from __future__ import annotations
@@ -363,12 +363,15 @@ class DataPlane:
         if action["Type"] == "redirect":
             writer.write(answer(301, headers={"Location": str(action["RedirectConfig"].get("Path", "/"))}))
             return True
-        group = choose_group(node.dice, action["ForwardConfig"], request.headers.get("cookie", ""), self.clock.seconds)
+        group = stuck_to(action["ForwardConfig"], request.headers.get("cookie", ""), self.clock.seconds)
+        cookies = ""
+        if group is None:
+            group = choose_group(node.dice, action["ForwardConfig"])
+            cookies = new_cookies(action["ForwardConfig"], group, self.clock.seconds) if group else ""
         key = self._choose_target(node, group) if group else None
-        if group is None or key is None:
+        if key is None:
             writer.write(answer(503, b"no target"))
             return True
-        cookies = new_cookies(action["ForwardConfig"], group, self.clock.seconds)
         return await self._forward(key, request, cookies, reader, writer)
 
     async def _forward(self, key: Key, request: Message, cookies: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
@@ -441,19 +444,23 @@ def group_of(arn: str) -> Any:
 # Whom a request goes to
 
 
-def choose_group(dice: random.Random, config: Mapping[str, Any], cookies: str, now: float) -> str | None:
-    """Choose the group of a request: that which the client sticks to, or one by weight. None where no group has any."""
-    weights = {group["TargetGroupArn"]: int(group.get("Weight", 1)) for group in config["TargetGroups"]}
-    if config["TargetGroupStickinessConfig"].get("Enabled"):
-        for cookie in cookies.split("; "):
-            name, _equals, value = cookie.partition("=")
-            if name == COOKIE:
-                until, _colon, arn = base64.b64decode(value).decode().partition(" ")
-                if float(until) > now and arn in weights:
-                    return arn
-    if not any(weights.values()):
+def stuck_to(config: Mapping[str, Any], cookies: str, now: float) -> str | None:
+    """Return the group that a client sticks to."""
+    if not config["TargetGroupStickinessConfig"].get("Enabled"):
         return None
-    return dice.choices(list(weights), list(weights.values()))[0]
+    for cookie in cookies.split("; "):
+        name, _equals, value = cookie.partition("=")
+        if name == COOKIE:
+            until, _space, arn = base64.b64decode(value).decode().partition(" ")
+            if float(until) > now and any(group["TargetGroupArn"] == arn for group in config["TargetGroups"]):
+                return arn
+    return None
+
+
+def choose_group(dice: random.Random, config: Mapping[str, Any]) -> str | None:
+    """Choose a group by weight; none where no group has any."""
+    weights = {group["TargetGroupArn"]: int(group.get("Weight", 1)) for group in config["TargetGroups"]}
+    return dice.choices(list(weights), list(weights.values()))[0] if any(weights.values()) else None
 
 
 def new_cookies(config: Mapping[str, Any], group: str, now: float) -> str:

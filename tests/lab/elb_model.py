@@ -127,8 +127,8 @@ def _patched(world: World) -> Iterator[None]:
                 world.drain_looks -= 1
         return found
 
-    def describe_target_groups(backend: Any, *arguments: Any) -> Any:
-        groups = list(original_groups(backend, *arguments))
+    def describe_target_groups(backend: Any, *arguments: Any, **named: Any) -> Any:
+        groups = list(original_groups(backend, *arguments, **named))
         for group in groups:
             group.load_balancer_arns = [
                 arn

@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-import random
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from ansible_collections.bitflow.lms.tests.lab.backends import Backend
-from ansible_collections.bitflow.lms.tests.lab.data_plane import COOKIE, DataPlane, choose_group
+from ansible_collections.bitflow.lms.tests.lab.data_plane import COOKIE, DataPlane, stuck_to
 from ansible_collections.bitflow.lms.tests.lab.elb_model import Alb, State, World, new_alb
 from ansible_collections.bitflow.lms.tests.lab.http_wire import ask, frame, read_frame, read_message, request
 from botocore.exceptions import ClientError
@@ -278,21 +277,22 @@ def test_a_client_stays_with_its_group_whatever_the_weights_until_its_cookie_end
     }
     cookie = f"{COOKIE}={base64.b64encode(b'30.0 blue').decode()}"
 
-    chosen = [choose_group(random.Random(1), config, cookie, now) for now in (29, 31)]  # noqa: S311
-
-    assert chosen == ["blue", "green"]
+    assert [stuck_to(config, cookie, now) for now in (29, 31)] == ["blue", None]
 
 
-def test_the_cookie_is_given_by_the_nodes(site: Site) -> None:
+def test_the_cookie_is_given_with_the_first_answer(site: Site) -> None:
     site.start("blue")
     site.start("green")
     site.alb.raw.modify_listener(ListenerArn=site.listener, DefaultActions=[site.alb.forward(sticky=600, blue=1, green=0)])
     site.wait()
-    cookie = site.plane.do(ask(*site.nodes[0], "/")).headers["set-cookie"]
+    first = site.plane.do(ask(*site.nodes[0], "/")).headers["set-cookie"]
     site.alb.raw.modify_listener(ListenerArn=site.listener, DefaultActions=[site.alb.forward(sticky=600, blue=0, green=1)])
     site.wait()
 
-    assert [site.ask(Cookie=cookie), site.ask()] == ["blue", "green"]
+    again = site.plane.do(ask(*site.nodes[0], "/", {"Cookie": first}))
+
+    # Who sticks gets no longer time by asking again.
+    assert (again.headers["x-colour"], again.headers.get("set-cookie"), site.ask()) == ("blue", None, "green")
 
 
 def test_websockets_are_carried_both_ways(site: Site) -> None:

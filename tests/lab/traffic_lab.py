@@ -294,6 +294,20 @@ class Lab:
         """Return the states of a colour's targets."""
         return sorted(state.state for state in list(self.alb.states(GROUPS[colour]).values()))
 
+    def alarm(self, name: str, state: str) -> None:
+        """Make an alarm, or have it change its state."""
+        self.alarms.put_metric_alarm(
+            AlarmName=name,
+            MetricName="errors",
+            Namespace="lms",
+            Period=60,
+            EvaluationPeriods=1,
+            Statistic="Sum",
+            Threshold=1,
+            ComparisonOperator="GreaterThanThreshold",
+        )
+        self.alarms.set_alarm_state(AlarmName=name, StateValue=state, StateReason="said so")
+
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait until something is so."""
         for _look in range(2000):
