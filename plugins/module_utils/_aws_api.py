@@ -37,6 +37,7 @@ READ_ALB = (
     "elasticloadbalancing:DescribeTargetHealth",
 )
 WEIGH_ALB = (*READ_ALB, "elasticloadbalancing:ModifyListener", "elasticloadbalancing:ModifyRule")
+READ_ECS = ("ecs:DescribeServices", "ecs:DescribeTaskDefinition", "ecs:DescribeTasks", "ecs:ListTasks")
 ACTIONS: Mapping[str, tuple[str, ...]] = {
     "alb_traffic": WEIGH_ALB,
     "alb_traffic_info": tuple(action for action in READ_ALB if not action.endswith(":DescribeTargetGroups")),
@@ -45,6 +46,14 @@ ACTIONS: Mapping[str, tuple[str, ...]] = {
         "elasticloadbalancing:DeregisterTargets",
         "elasticloadbalancing:RegisterTargets",
     ),
+    "asg_capacity": (
+        *READ_ALB,
+        "autoscaling:DescribeAutoScalingGroups",
+        "autoscaling:DescribeScalingActivities",
+        "autoscaling:UpdateAutoScalingGroup",
+    ),
+    "ecs_rollout_service": (*READ_ALB, *READ_ECS, "ecs:RegisterTaskDefinition", "ecs:UpdateService"),
+    "ecs_run_task": (*READ_ECS, "ecs:RunTask"),
     # Without ListBucket a record that is missing cannot be told from one that may not be read.
     "traffic_rollout": (*WEIGH_ALB, "cloudwatch:DescribeAlarms", "s3:GetObject", "s3:ListBucket", "s3:PutObject"),
 }
