@@ -16,8 +16,8 @@ HEADLINES = {
     "deployed": "was deployed as release {release}.",
     "planned": "would be deployed as release {release}.",
     "unchanged": "is live already: nothing to deploy.",
-    "returned": "Every host went back from {previous} to {release}.",
-    "would return": "Every host would go back from {previous} to {release}.",
+    "returned": "{what} went back from {previous} to {release}.",
+    "would return": "{what} would go back from {previous} to {release}.",
     "not returned": "Did not go back to {release}.",
     "failed": "was not deployed.",
     "taken back": "was taken back after the switch.",
@@ -31,6 +31,7 @@ ADVICE = {
     "returned": "The database was not touched. Forward again: ansible-playbook bitflow.lms.deploy.",
 }
 MEND = "Next: mend the cause and {again}; nothing has to be cleaned up."
+GO_ON = "Go on: ansible-playbook bitflow.lms.switch_traffic -e traffic_action=advance, with the same inventory."
 NAMES_SHOWN = 8
 # What a step that took less is worth saying nothing about.
 SHORTEST_STEP = 0.5
@@ -49,6 +50,7 @@ def deploy_report(data: Data) -> list[str]:
         _headline(outcome, data),
         _failure_line(data) if outcome in FAILURES else "",
         _hosts_line(outcome, data),
+        _traffic_line(outcome, data.get("traffic") or {}),
         _time_line(data),
         _visitors_line(data.get("watch") or {}),
         _migrations_line(outcome, data),
@@ -64,7 +66,11 @@ def deploy_report(data: Data) -> list[str]:
 
 def _headline(outcome: str, data: Data) -> str:
     """Return the line that one reads first."""
-    sentence = HEADLINES[outcome].format(release=data.get("release") or "no release", previous=data.get("previous") or "no release")
+    sentence = HEADLINES[outcome].format(
+        what="All traffic" if data.get("traffic") else "Every host",
+        release=data.get("release") or "no release",
+        previous=data.get("previous") or "no release",
+    )
     return f"{_subject(data)} {sentence}" if sentence[0].islower() else sentence
 
 
@@ -93,6 +99,19 @@ def _hosts_line(outcome: str, data: Data) -> str:
         return f"Hosts: {hosts}."
     serving = data.get("previous")
     return f"Serving: {serving}, on {hosts}, as before." if serving else f"Serving: what was there before, on {hosts}."
+
+
+def _traffic_line(outcome: str, traffic: Data) -> str:
+    """Return which colour has the traffic, and for how long the other one is kept."""
+    if not traffic:
+        return ""
+    if traffic.get("unfinished"):
+        return f"Traffic: {traffic['unfinished']} {GO_ON}"
+    line = f"Traffic: all of it on {traffic['colour']}"
+    if outcome != "deployed":
+        return f"{line}."
+    until = f" until {traffic['until']}" if traffic.get("until") else ""
+    return f"{line}; {traffic['kept']} is kept for the way back{until}."
 
 
 def _time_line(data: Data) -> str:
@@ -132,7 +151,7 @@ def _migrations_line(outcome: str, data: Data) -> str:
     if "migrations" not in data:
         return ""
     if data.get("migrations_unknown") and outcome == "planned":
-        return "Migrations: not known until the release is on the first host of backend."
+        return "Migrations: not known until the release is on a host of backend."
     migrations = [{"name": item} if isinstance(item, str) else item for item in data["migrations"] or []]
     if not migrations:
         return "Migrations: none ran." if outcome in FAILURES else "Migrations: none were pending." if outcome != "unchanged" else ""

@@ -12,27 +12,58 @@ from ansible_collections.bitflow.lms.plugins.filter.monitoring import socket_add
 
 Frontend = dict[str, Any]
 
-
-def upstreams(frontends: list[Frontend], backend: list[str], frontend: list[str], api_port: int) -> list[dict[str, Any]]:
-    """Return the load balancer's upstreams: the API on every backend host, each front end on every frontend host."""
-    ports = [("api", backend, int(api_port)), *((app["name"], frontend, int(app["port"])) for app in frontends)]
-    return [{"name": name, "servers": [{"address": address, "port": port} for address in addresses]} for name, addresses, port in ports]
+# The colours of a blue-green deployment.
+COLOURS = ("blue", "green")
 
 
-def public_sites(frontends: list[Frontend], domain: str, certificate_directory: str) -> list[dict[str, Any]]:
-    """Return the load balancer's sites: one host name for the API and one for each front end; the first has the bare domain too."""
+def upstreams(frontends: list[Frontend], servers: Mapping[str, Any], api_port: int) -> list[dict[str, Any]]:
+    """Return the load balancer's upstreams: the API on every backend host, each front end on every frontend host.
+
+    servers has the addresses of backend and of frontend: a list, or where there are colours, a list for each colour.
+    """
+    ports = [("api", servers["backend"], int(api_port)), *((app["name"], servers["frontend"], int(app["port"])) for app in frontends)]
+    return [
+        {"name": name, "servers": [{"address": address, "port": port} for address in addresses]}
+        for site, hosts, port in ports
+        for name, addresses in _by_colour(site, hosts)
+    ]
+
+
+def _by_colour(site: str, hosts: Any) -> list[tuple[str, list[str]]]:
+    """Return the upstreams of a site with their addresses."""
+    if isinstance(hosts, Mapping):
+        return [(f"{site}_{colour}", list(addresses)) for colour, addresses in hosts.items()]
+    return [(site, list(hosts))]
+
+
+def public_sites(
+    frontends: list[Frontend],
+    domain: str,
+    certificate_directory: str,
+    colours: bool = False,
+    health_uris: Mapping[str, str] | None = None,
+) -> list[dict[str, Any]]:
+    """Return the load balancer's sites: one host name for the API and one for each front end; the first has the bare domain too.
+
+    With colours a site leads to an upstream of each, and health_uris says by site what tells that one of its servers is well.
+    """
     names = ["api", *(app["name"] for app in frontends)]
     first = frontends[0]["name"] if frontends else None
     return [
         {
             "name": name,
             "server_names": [f"{name}.{domain}", *([domain] if name == first else [])],
-            "upstream": name,
+            **(_colours(name, health_uris or {}) if colours else {"upstream": name}),
             "certificate": f"{certificate_directory}/fullchain.pem",
             "key": f"{certificate_directory}/privkey.pem",
         }
         for name in names
     ]
+
+
+def _colours(name: str, health_uris: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a site of two colours has in the place of its upstream."""
+    return {"upstreams": {colour: f"{name}_{colour}" for colour in COLOURS}, "health_uri": health_uris.get(name, "/")}
 
 
 def frontend_sites(frontends: list[Frontend], domain: str, path: str) -> list[dict[str, Any]]:

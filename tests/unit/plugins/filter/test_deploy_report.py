@@ -154,6 +154,38 @@ def test_measurement_does_not_claim_more_than_it_saw(watch: dict[str, Any], line
     assert deploy_report({"outcome": "unchanged", "version": "v1", "watch": watch})[1] == line
 
 
+@pytest.mark.parametrize(
+    ("outcome", "traffic", "lines"),
+    [
+        (
+            "deployed",
+            {"colour": "green", "kept": "blue", "until": "2026-11-29T05:00:00.000Z"},
+            ["Traffic: all of it on green; blue is kept for the way back until 2026-11-29T05:00:00.000Z."],
+        ),
+        ("taken back", {"colour": "blue", "kept": "green", "until": ""}, ["Traffic: all of it on blue."]),
+        (
+            "deployed",
+            {"colour": "blue", "kept": "green", "until": "", "unfinished": "r2, from blue to green: step 1 of 4 of the shift."},
+            [
+                "Traffic: r2, from blue to green: step 1 of 4 of the shift. "
+                "Go on: ansible-playbook bitflow.lms.switch_traffic -e traffic_action=advance, with the same inventory."
+            ],
+        ),
+        ("deployed", {}, []),
+    ],
+)
+def test_report_says_which_colour_has_the_traffic(outcome: str, traffic: dict[str, str], lines: list[str]) -> None:
+    report = deploy_report({"outcome": outcome, "release": "r2", "hosts": ["app2"], "traffic": traffic})
+
+    assert [line for line in report if line.startswith("Traffic")] == lines
+
+
+def test_traffic_that_went_back_is_said_so() -> None:
+    report = deploy_report({"outcome": "returned", "release": "r1", "previous": "r2", "traffic": {"colour": "blue", "kept": "green"}})
+
+    assert report[0] == "All traffic went back from r2 to r1."
+
+
 def test_outcome_that_is_unknown_is_refused() -> None:
     with pytest.raises(ValueError, match="The outcome is 'great'; it must be one of deployed, failed"):
         deploy_report({"outcome": "great"})
@@ -277,7 +309,7 @@ def test_failure_is_found_where_it_happened(result: dict[str, Any], message: str
 def test_a_plan_says_when_the_migrations_are_not_known_yet() -> None:
     lines = deploy_report({"outcome": "planned", "version": "main", "migrations": [], "migrations_unknown": True})
 
-    assert "Migrations: not known until the release is on the first host of backend." in lines
+    assert "Migrations: not known until the release is on a host of backend." in lines
 
 
 def test_the_plan_of_a_rollback_says_that_it_is_a_plan() -> None:

@@ -18,11 +18,33 @@ FRONTENDS = [{"name": "student", "port": 3001}, {"name": "admin", "port": 3002}]
 
 
 def test_every_frontend_and_the_api_get_an_upstream_with_every_host():
-    result = upstreams(FRONTENDS[:1], ["192.0.2.1", "192.0.2.2"], ["192.0.2.3"], 8000)
+    result = upstreams(FRONTENDS[:1], {"backend": ["192.0.2.1", "192.0.2.2"], "frontend": ["192.0.2.3"]}, 8000)
 
     assert result == [
         {"name": "api", "servers": [{"address": "192.0.2.1", "port": 8000}, {"address": "192.0.2.2", "port": 8000}]},
         {"name": "student", "servers": [{"address": "192.0.2.3", "port": 3001}]},
+    ]
+
+
+def test_with_colours_each_of_them_has_an_upstream_of_its_own_hosts():
+    servers = {"backend": {"blue": ["192.0.2.1"], "green": ["192.0.2.2"]}, "frontend": {"blue": ["192.0.2.3"], "green": []}}
+
+    result = upstreams(FRONTENDS[:1], servers, 8000)
+
+    assert result == [
+        {"name": "api_blue", "servers": [{"address": "192.0.2.1", "port": 8000}]},
+        {"name": "api_green", "servers": [{"address": "192.0.2.2", "port": 8000}]},
+        {"name": "student_blue", "servers": [{"address": "192.0.2.3", "port": 3001}]},
+        {"name": "student_green", "servers": []},
+    ]
+
+
+def test_with_colours_a_site_leads_to_both_and_says_how_its_servers_are_asked():
+    sites = public_sites(FRONTENDS[:1], "example.com", "/etc/ssl/lms/lms", True, {"api": "/health"})
+
+    assert [{key: value for key, value in site.items() if key in ("upstream", "upstreams", "health_uri")} for site in sites] == [
+        {"upstreams": {"blue": "api_blue", "green": "api_green"}, "health_uri": "/health"},
+        {"upstreams": {"blue": "student_blue", "green": "student_green"}, "health_uri": "/"},
     ]
 
 
