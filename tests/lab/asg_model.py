@@ -89,6 +89,8 @@ class Asg:
         self.start: Callable[[str, str], int | None] = lambda _group, _instance: None
         self.stop: Callable[[str, str], None] = lambda _group, _instance: None
         self._numbers = itertools.count(1)
+        # Where targets are really asked, an instance's id has to be an address.
+        self.name: Callable[[], str] = lambda: f"i-{next(self._numbers):017x}"
         self._seen: float | None = None
         # A target stays until its instance has gone.
         alb.world.drain_looks = 10**9
@@ -132,7 +134,7 @@ class Asg:
             if group.out_of_stock:
                 self._note(group, "Launching a new EC2 instance", "Failed", group.out_of_stock)
                 return
-            name = f"i-{next(self._numbers):017x}"
+            name = self.name()
             group.instances.append(Instance(name, self.now() + self.boot, protected=group.protects, weight=group.weight))
             self._note(group, f"Launching a new EC2 instance: {name}", "Successful")
             lacking -= group.weight

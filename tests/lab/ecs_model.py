@@ -68,6 +68,7 @@ class Task:
     address: Key | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     created: float = 0
+    since: float = 0
     fate: Fate = Fate()
     stop_code: str = ""
     reason: str = ""
@@ -118,11 +119,13 @@ class Service:
 class Ecs:
     """A cluster with the services and definitions that a test makes."""
 
-    def __init__(self, alb: Alb, now: Callable[[], float], boot: float = 10, drain: float = 20) -> None:
+    def __init__(self, alb: Alb, now: Callable[[], float], boot: float = 10, drain: float = 20, grace: float = 0) -> None:
         self.alb = alb
         self.now = now
         self.boot = boot
         self.drain = drain
+        # For how long after its start the load balancer's checks of a task do not count (seconds).
+        self.grace = grace
         # By family and revision.
         self.fates: dict[str, Fate] = {}
         # What tasks by themselves become, by family and revision.
@@ -203,7 +206,7 @@ class Ecs:
                 if deployment and not deployment.ran:
                     deployment.failed += 1
                 return
-            task.status, task.due = "RUNNING", self.now() + fate.after
+            task.status, task.due, task.since = "RUNNING", self.now() + fate.after, self.now()
             task.fate = fate
             task.address = self.start(service.name, _short(task.definition))
             if deployment:
@@ -214,7 +217,7 @@ class Ecs:
             if task.fate.exit_code is not None and self.now() >= task.due:
                 self._leave(service, task)
                 self._gone(service, task, task.fate)
-            elif task.address in sick:
+            elif task.address in sick and self.now() >= task.since + self.grace:
                 group = sick[task.address]
                 self._leave(service, task)
                 self._gone(
