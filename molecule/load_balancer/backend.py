@@ -9,10 +9,12 @@ import http.server
 import json
 import socketserver
 import sys
+import time
+from collections import deque
 from pathlib import Path
 
 NAME, ADDRESS = sys.argv[1:]
-seen: list[str] = []
+seen: deque[str] = deque(maxlen=50)
 
 
 class Backend(http.server.BaseHTTPRequestHandler):
@@ -24,12 +26,15 @@ class Backend(http.server.BaseHTTPRequestHandler):
         if self.path.startswith("/dies"):
             self.close_connection = True
             return
+        if self.path.startswith("/slow/"):
+            time.sleep(float(self.path.removeprefix("/slow/")))
         status = {"/missing": 404, "/poison": 502, "/maintenance": 503}.get(self.path, 200)
         told = {name.lower(): value for name, value in self.headers.items()}
-        body = json.dumps({"name": NAME, "told": told, "seen": seen}).encode()
+        body = json.dumps({"name": NAME, "told": told, "seen": list(seen)}).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-Server", NAME)
         self.send_header("Strict-Transport-Security", "max-age=1")
         self.end_headers()
         self.wfile.write(body)
