@@ -54,6 +54,7 @@ def public_sites(
             "name": name,
             "server_names": [f"{name}.{domain}", *([domain] if name == first else [])],
             **(_colours(name, health_uris or {}) if colours else {"upstream": name}),
+            **({"assets": ["/_next/static/"]} if colours and name != "api" else {}),
             "certificate": f"{certificate_directory}/fullchain.pem",
             "key": f"{certificate_directory}/privkey.pem",
         }

@@ -21,6 +21,11 @@ pytest.register_assert_rewrite("environment")
 from environment import Environment, difference
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let those come last that divide the hosts of the environment."""
+    items.sort(key=lambda item: item.path.stem == "test_two_colours")
+
+
 @pytest.fixture(scope="session")
 def environment() -> Iterator[Environment]:
     """Make the environment as a newcomer would, with v1 live; remove it at the end."""

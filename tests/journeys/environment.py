@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -96,6 +97,13 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 120, in
             return answer
         time.sleep(interval)
     raise AssertionError(f"After {seconds} s it is still not true that {what}.")
+
+
+def wait_until_alone() -> None:
+    """Wait for the other tests that script/test runs, which hold this lock: beside them, an answer may come too late."""
+    if path := os.environ.get("LMS_TESTS_BUSY"):
+        with Path(path).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
 
 
 def run(*argv: str | Path, **options: Any) -> str:
@@ -361,6 +369,7 @@ class Environment:
     @contextmanager
     def traffic(self) -> Iterator[Traffic]:
         """Let visitors use the LMS while a test does something to it."""
+        wait_until_alone()
         log = self._log("traffic", os.environ["PYTEST_CURRENT_TEST"].split("::")[-1].split()[0].removeprefix("test_"))
         result = log.with_suffix(".json")
         result.unlink(missing_ok=True)

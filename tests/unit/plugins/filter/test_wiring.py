@@ -42,9 +42,9 @@ def test_with_colours_each_of_them_has_an_upstream_of_its_own_hosts():
 def test_with_colours_a_site_leads_to_both_and_says_how_its_servers_are_asked():
     sites = public_sites(FRONTENDS[:1], "example.com", "/etc/ssl/lms/lms", True, {"api": "/health"})
 
-    assert [{key: value for key, value in site.items() if key in ("upstream", "upstreams", "health_uri")} for site in sites] == [
+    assert [{key: value for key, value in site.items() if key in ("upstream", "upstreams", "health_uri", "assets")} for site in sites] == [
         {"upstreams": {"blue": "api_blue", "green": "api_green"}, "health_uri": "/health"},
-        {"upstreams": {"blue": "student_blue", "green": "student_green"}, "health_uri": "/"},
+        {"upstreams": {"blue": "student_blue", "green": "student_green"}, "health_uri": "/", "assets": ["/_next/static/"]},
     ]
 
 
