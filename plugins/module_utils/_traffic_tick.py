@@ -303,7 +303,7 @@ class _Tick:
         if lease is None or self.clock() >= lease.until:
             raise LeaseLostError(
                 f"The lease of the rollout {self.name} ran out before the weights were set, and nothing was changed. "
-                "Run it again, and raise lease if that happens often."
+                "Run it again, and raise lease_time if that happens often."
             )
 
     # What is asked

@@ -320,6 +320,9 @@ options:
   max_wait:
     description:
       - For how long the task may wait and go on by itself (seconds). With V(0) it ends at the first moment at which one has to wait.
+      - The control host is what waits. It says how far the rollout is, with each change and at least every ten seconds, and calls the host
+        for no longer than there is something to do, so that a task which is interrupted leaves nothing behind. What passes, such as
+        another one's lease or AWS that throttles, is tried again until the time is over. With C(async) the host waits by itself.
     type: float
     default: 0
 extends_documentation_fragment:

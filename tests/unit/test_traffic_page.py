@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/traffic.md").read_text()
 CODE = sorted(
     path
-    for pattern in ("_traffic*.py", "_alb*.py", "_nginx_traffic*.py", "_aws_api.py")
+    for pattern in ("_traffic*.py", "_alb*.py", "_nginx_traffic*.py", "_aws_api.py", "_ecs*.py", "_asg*.py", "_capacity.py")
     for path in ROOT.glob(f"plugins/module_utils/{pattern}")
 )
 # What stands for whatever is put into a message.
@@ -37,13 +37,15 @@ def messages_in(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Call):
             name = getattr(node.func, "id", "") or getattr(node.func, "attr", "")
             if (name.endswith("Error") and name not in INTERNAL) or name in ("Verdict", "_turn_back"):
-                yield from (text for text in map(text_of, node.args) if " " in text)
+                yield from (text for text in map(text_of, node.args) if " " in text.replace(ANYTHING, "").strip(": "))
 
 
 def patterns() -> list[re.Pattern[str]]:
     """Return what the first column of the table has for messages."""
     table = PAGE.partition("## Messages and what to do")[2].partition("\n## ")[0]
-    told = [name for row in re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE) for name in re.findall(r"`([^`]+)`", row)]
+    told = [
+        name for row in re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE) for name in re.findall(r"`([^`]+)`", row) if name != "...: ..."
+    ]
     return [re.compile(".*".join(re.escape(part) for part in each.split("..."))) for each in told]
 
 
