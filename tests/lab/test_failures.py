@@ -52,6 +52,20 @@ def test_green_becomes_ill_while_it_is_watched(lab: Lab, report: Report) -> None
     assert "green is not ready: lms-green has 0 healthy of 2 targets" in outcome.fault
 
 
+def test_green_fails_and_the_smoke_test_meets_it_before_any_user(lab: Lab, report: Report) -> None:
+    smoke = lab.smoke_rule("green")
+    for backend in lab.deploy("green", "r2"):
+        backend.failing = True
+
+    outcome = lab.controller(smoke=[smoke]).until()
+
+    count = lab.count()
+    report(count, ON, outcome.phase)
+    assert (count.failed, count.served("green"), outcome.phase, lab.weights()) == (0, 0, "rolled_back", ON_BLUE), count.words()
+    assert "The smoke test failed" in outcome.fault
+    assert any(backend.served for backend in lab.of("green"))
+
+
 def test_an_alarm_fires_while_green_is_watched(lab: Lab, report: Report) -> None:
     lab.deploy("green", "r2")
     lab.alarm("lms-5xx", "OK")

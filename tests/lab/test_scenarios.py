@@ -55,17 +55,35 @@ def test_half_of_the_requests_are_kept_and_half_are_new(lab: Lab) -> None:
 
 
 def test_a_canary_of_5_25_50_100_percent(lab: Lab, report: Report) -> None:
+    smoke = lab.smoke_rule("green")
     lab.deploy("green", "r2", boot=3)
-    controller = lab.controller()
 
-    outcome = controller.until("retired")
+    outcome = lab.controller(smoke=[smoke]).until("retired")
     lab.scale("blue", 0)
 
     count = lab.count()
     report(count, ON, outcome.phase)
     steps = [event["event"] for event in outcome.record.history if event["event"].startswith("in force")]
     assert (count.failed, lab.weights()) == (0, ON_GREEN), count.words()
+    assert "green passed its smoke test" in [event["event"] for event in outcome.record.history]
     assert steps == [f"in force: blue {100 - percent}, green {percent}" for percent in (0, 5, 25, 50, 100)]
+
+
+def test_a_switch_by_single_tasks(lab: Lab, report: Report) -> None:
+    controller = lab.controller()
+    green = [lab.plane.start_backend("green", "r2", boot=3) for _number in range(2)]
+
+    controller.weigh({"blue": 100, "green": 0})
+    controller.targets(green, "present")
+    controller.weigh({"blue": 50, "green": 50})
+    controller.weigh({"blue": 0, "green": 100})
+    controller.targets(lab.of("blue"), "absent")
+    for backend in lab.of("blue"):
+        lab.plane.stop_backend(backend)
+
+    count = lab.count()
+    report(count, ON, "on green")
+    assert (count.failed, lab.weights()) == (0, ON_GREEN), count.words()
 
 
 def test_a_rollback_from_the_middle_of_a_canary(lab: Lab, report: Report) -> None:
@@ -249,6 +267,23 @@ def test_no_share_for_an_empty_group(lab: Lab, report: Report) -> None:
     report(count, ON, f"refused, then {outcome.phase}")
     assert (count.failed, outcome.phase, lab.weights()) == (0, "rolled_back", ON_BLUE), count.words()
     assert "lms-green is empty" in outcome.fault
+
+
+def test_the_live_colour_loses_its_targets(lab: Lab, report: Report) -> None:
+    lab.scale("blue", 0)
+
+    count = lab.count()
+    report(count, OFF, "on nobody")
+    assert count.failed > 0
+
+
+def test_the_live_colour_must_not_lose_its_targets(lab: Lab, report: Report) -> None:
+    with pytest.raises(TrafficError, match="lms-blue has weight on lms:443, lms:443/10, and would keep 0 healthy targets"):
+        lab.controller().targets(lab.of("blue"), "absent")
+
+    count = lab.count()
+    report(count, ON, "refused")
+    assert (count.failed, lab.states("blue")) == (0, ["healthy"] * 2), count.words()
 
 
 def test_no_weight_at_all(lab: Lab, report: Report) -> None:

@@ -17,9 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import boto3
-from ansible_collections.bitflow.lms.plugins.module_utils import _alb_traffic
+from ansible_collections.bitflow.lms.plugins.module_utils import _alb_targets, _alb_traffic
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import Api
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
+from ansible_collections.bitflow.lms.plugins.module_utils._traffic_checks import smoke_argspec
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic_options import (
     checks_of,
     open_provider,
@@ -124,7 +125,10 @@ class Controller:
 
     def dies(self, what: str, after: bool = False) -> None:
         """Have this controller killed at the first call of a kind, before it or after it."""
-        hook = lambda found: Killed() if found == what else None  # noqa: E731
+
+        def hook(found: str) -> BaseException | None:
+            return Killed() if found == what else None
+
         if after:
             self.after = hook
         else:
@@ -172,9 +176,27 @@ class Controller:
             **{key: self.options[key] for key in ("gate", "retain", "verify_timeout", "propagation_wait")},
             **options,
         }
-        clock = _alb_traffic.Clock(lambda: self.lab.clock.seconds, self.lab.clock.sleep)
         provider, wanted = _alb_traffic.open_provider(self.api("elasticloadbalancing"), given)
-        return _alb_traffic.run(provider, wanted, _alb_traffic.Settings.of(given), False, clock)
+        return _alb_traffic.run(provider, wanted, _alb_traffic.Settings.of(given), False, self._clock)
+
+    def targets(self, backends: Sequence[Backend], state: str) -> dict[str, Any]:
+        """Register or deregister backends of a colour with the code of the module alb_targets, and wait for them."""
+        given = {
+            "group": GROUPS[backends[0].colour],
+            "targets": [{"id": backend.host, "port": backend.port} for backend in backends],
+            "state": state,
+            "wait": True,
+            "wait_timeout": 60,
+            "interval": 1,
+            "consecutive": 3,
+            "min_healthy": 1,
+        }
+        return _alb_targets.run(self.api("elasticloadbalancing"), given, False, self._clock)
+
+    @property
+    def _clock(self) -> _alb_traffic.Clock:
+        """Return the time as the modules take it."""
+        return _alb_traffic.Clock(lambda: self.lab.clock.seconds, self.lab.clock.sleep)
 
 
 class Lab:
@@ -241,6 +263,19 @@ class Lab:
         users, self._users = self._users, None
         found: Count = self.plane.do(users.leave())
         return found
+
+    def smoke_rule(self, colour: str) -> dict[str, Any]:
+        """Have the listener send those who ask for a colour there, and return a smoke test that does."""
+        self.alb.raw.create_rule(
+            ListenerArn=self.listener,
+            Priority=1,
+            Conditions=[{"Field": "http-header", "HttpHeaderConfig": {"HttpHeaderName": "X-Colour", "Values": [colour]}}],
+            Actions=[self.alb.forward(**{GROUPS[colour]: 1})],
+        )
+        host, port = self.plane.addresses(self.listener)[0]
+        defaults = {name: option.get("default") for name, option in smoke_argspec().items()}
+        answers = {"expect_headers": {"X-Colour": "{colour}", "X-Release": "r2"}, "attempts": 3, "interval": 0.01}
+        return {**defaults, **answers, "url": f"http://{host}:{port}/", "headers": {"X-Colour": "{colour}"}}
 
     # Capacity
 
