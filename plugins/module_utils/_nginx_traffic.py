@@ -10,12 +10,12 @@ import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
-from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic_flag import BUCKETS, colours_of, read_flags, write_flags
+from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic_flag import BUCKETS
+from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic_methods import Method, open_method
 from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic_network import Network
 from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic_sites import Server, Site, choose, read_sites
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic import (
@@ -41,16 +41,15 @@ MOST_THREADS = 32
 class NginxProvider:
     """Traffic of the sites of a load balancer."""
 
-    directory: Path
     sites: Mapping[str, Site]
-    status_url: str
-    network: Network = field(default_factory=Network)
+    method: Method
+    network: Network
 
     @classmethod
     def of_routes(cls, directory: str, names: Sequence[str], network: Network | None = None) -> NginxProvider:
         """Return a provider for some sites, or for all of them."""
-        found = read_sites(directory)
-        return cls(found.directory, choose(found, names), found.status_url, network or Network())
+        found, world = read_sites(directory), network or Network()
+        return cls(choose(found, names), open_method(found, world), world)
 
     @property
     def colours(self) -> list[str]:
@@ -79,31 +78,27 @@ class NginxProvider:
             return {group: list(targets) for group, targets in asked.items()}
 
     def set(self, route: str, weights: Weights, expect: Weights) -> None:
-        """Give a site these weights by the rename of one link."""
+        """Give a site these weights in one step."""
         site = self._site(route)
         percent = percent_of(site, weights)
         with self._alone(site):
             found = self._weights(site)
             if not same(found, weights) and not same(found, expect):
                 raise drift(route, found, expect)
-            write_flags(self.directory / site.name, percent)
+            self.method.write(site, percent)
 
     def verify(self, route: str, weights: Weights) -> bool:
-        """Say whether nginx itself would choose by these weights."""
+        """Say whether the load balancer itself would choose by these weights."""
         return not self.fault(route, weights)
 
     def fault(self, route: str, weights: Weights) -> str:
-        """Say why nginx does not act by these weights; nothing when it does."""
+        """Say why the load balancer does not act by these weights; nothing when it does."""
         site = self._site(route)
-        wanted = colours_of(percent_of(site, weights))
+        percent = percent_of(site, weights)
         try:
-            answers = self.network.answers(self.status_url, site.name)
+            return self.method.fault(site, percent)
         except LmsError as error:
             return error.message
-        if answers == wanted:
-            return ""
-        counts = {answer: answers.count(answer) for answer in sorted(set(answers))}
-        return f"nginx leads {route} to {in_words(counts)} of {BUCKETS} buckets, and not by {in_words(weights)}."
 
     def drained(self, colour: str) -> bool:
         """Say whether a colour has no weight, and this host no connection to its servers."""
@@ -126,12 +121,12 @@ class NginxProvider:
 
     def _weights(self, site: Site) -> dict[str, int]:
         """Return the weights of a site as they are now."""
-        return read_flags(self.directory / site.name)
+        return self.method.read(site)
 
     @contextlib.contextmanager
     def _alone(self, site: Site) -> Iterator[None]:
         """Let nobody else change a site. The lock ends with the process."""
-        place = self.directory / site.name
+        place = self.method.place(site)
         try:
             descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:

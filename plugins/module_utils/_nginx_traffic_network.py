@@ -17,7 +17,9 @@ from urllib.parse import urlsplit
 
 from ansible_collections.bitflow.lms.plugins.module_utils._http_probe import NoConnectionError, Probe, call
 from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic_flag import BUCKETS
+from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic_haproxy import Talk, talk
 from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic_sites import Server, Site
+from ansible_collections.bitflow.lms.plugins.module_utils._systemd import RunProgram, run_program
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic import TrafficError
 
 # How long a server may take to answer, and nginx to answer for all buckets (seconds).
@@ -25,6 +27,8 @@ TIMEOUT = 5.0
 STATUS_TIMEOUT = 10.0
 OK = 200
 LONGEST_ANSWER = 1024
+# How many connections are opened to see whether old workers of nginx still take some.
+LOOKS = 20
 TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 # ESTABLISHED, FIN_WAIT1 and FIN_WAIT2 in the kernel's table: what still carries a request, or the answer to one.
 BUSY = frozenset({"01", "04", "05"})
@@ -54,20 +58,32 @@ def ask_server(server: Server, site: Site) -> str:
 
 def ask_nginx(url: str, site: str) -> list[str]:
     """Return which colour nginx chooses for each bucket, over one connection."""
+    return _ask_status(url, site, [f"/traffic/{site}/{bucket}" for bucket in range(BUCKETS)])
+
+
+def ask_workers(url: str, site: str) -> list[str]:
+    """Return which weights nginx has, on new connections: after a reload old workers may still take some."""
+    return _ask_status(url, site, [f"/traffic/{site}"] * LOOKS, kept_alive=False)
+
+
+def _ask_status(url: str, site: str, paths: Iterable[str], kept_alive: bool = True) -> list[str]:
+    """Ask nginx at its status address."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT)
     deadline = time.monotonic() + STATUS_TIMEOUT
     answers = []
     try:
-        for bucket in range(BUCKETS):
+        for path in paths:
             if time.monotonic() > deadline:
                 raise socket.timeout("timed out")
-            connection.request("GET", f"/traffic/{site}/{bucket}", headers={"Accept": "*/*"})
+            connection.request("GET", path)
             answer = connection.getresponse()
             text = answer.read(LONGEST_ANSWER).decode("latin-1").strip()
             if answer.status != OK:
-                raise TrafficError(f"nginx answers {answer.status} at {url}/traffic/{site}/{bucket}. Run the role load_balancer.")
+                raise TrafficError(f"nginx answers {answer.status} at {url}{path}. Run the role load_balancer.")
             answers.append(text)
+            if not kept_alive:
+                connection.close()
     except (OSError, http.client.HTTPException) as error:
         raise TrafficError(f"nginx does not say at {url} where it leads {site}: {error}. Start it, or read its error log.") from error
     finally:
@@ -118,5 +134,8 @@ class Network:
 
     fault: Callable[[Server, Site], str] = ask_server
     answers: Callable[[str, str], list[str]] = ask_nginx
+    labels: Callable[[str, str], list[str]] = ask_workers
     addresses: Callable[[Server], set[Address]] = addresses_of
     connections: Callable[[], set[Address]] = open_connections
+    run: RunProgram = run_program
+    talk: Talk = talk

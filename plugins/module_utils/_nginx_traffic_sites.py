@@ -17,7 +17,9 @@ from ansible_collections.bitflow.lms.plugins.module_utils._traffic import Traffi
 DIRECTORY = "/var/lib/lms-traffic"
 SITES = "sites.json"
 FLAG = "flag"
-METHODS = (FLAG,)
+RELOAD = "reload"
+HAPROXY = "haproxy"
+METHODS = (FLAG, RELOAD, HAPROXY)
 # One test a request decides, so that no request can fall between two weights.
 COLOURS = 2
 
@@ -56,10 +58,12 @@ class Sites:
 
     directory: Path
     sites: Mapping[str, Site]
-    # Where nginx says which colour it would choose.
-    status_url: str
     # How the weights get into the load balancer.
     method: str = FLAG
+    # Where nginx says by which weights it acts.
+    status_url: str = ""
+    # Where HAProxy takes commands.
+    socket: str = ""
 
 
 def read_sites(directory: str) -> Sites:
@@ -68,20 +72,18 @@ def read_sites(directory: str) -> Sites:
     advice = "Run the role load_balancer with a site that has upstreams"
     try:
         document = json.loads(path.read_bytes())
-        found = Sites(
-            Path(directory),
-            {name: _site(name, given) for name, given in sorted(document["sites"].items())},
-            str(document["status_url"]),
-            str(document["method"]),
-        )
+        method = str(document["method"])
+        if method not in METHODS:
+            raise TrafficError(f"{path} has the method {method}. Known methods: {', '.join(METHODS)}.")
+        way = "socket" if method == HAPROXY else "status_url"
+        sites = {name: _site(name, given) for name, given in sorted(document["sites"].items())}
+        found = Sites(Path(directory), sites, method, **{way: str(document[way])})
     except FileNotFoundError as error:
         raise TrafficError(f"There is no {path}, which tells of the sites. {advice}, or correct traffic_directory.") from error
     except OSError as error:
         raise TrafficError(f"{path}, which tells of the sites, cannot be read: {error.strerror}.") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise TrafficError(f"{path}, which tells of the sites, is damaged ({type(error).__name__}: {error}). {advice}.") from error
-    if found.method not in METHODS:
-        raise TrafficError(f"{path} has the method {found.method}. Known methods: {', '.join(METHODS)}.")
     return found
 
 

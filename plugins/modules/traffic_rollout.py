@@ -342,6 +342,8 @@ notes:
   - IAM has to allow what M(bitflow.lms.alb_traffic) needs, C(s3:GetObject), C(s3:PutObject) and C(s3:ListBucket) for the record, without
     which a record that is missing cannot be told from one that may not be read, and C(cloudwatch:DescribeAlarms) for O(alarms).
   - Routes are changed one after the other, so for a moment both releases serve. Migrations have to suit both.
+  - With O(provider=nginx) the old colour is given up once the host has no connection to its servers. Idle ones that nginx keeps for reuse
+    count too, until they time out.
 seealso:
   - module: bitflow.lms.alb_traffic
   - module: bitflow.lms.alb_traffic_info

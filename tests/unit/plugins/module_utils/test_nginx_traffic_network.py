@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 from ansible_collections.bitflow.lms.plugins.module_utils import _nginx_traffic_network
 from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic_network import (
+    LOOKS,
     addresses_of,
     ask_nginx,
     ask_server,
+    ask_workers,
     open_connections,
     read_table,
 )
@@ -141,6 +143,15 @@ def test_nginx_is_asked_for_every_bucket_over_one_connection() -> None:
     assert found == ["green"] * 5 + ["blue"] * 95
     assert [asked[0] for asked in server.asked] == [f"/traffic/api/{bucket}" for bucket in range(100)]
     assert len({asked[3] for asked in server.asked}) == 1
+
+
+def test_the_workers_of_nginx_are_asked_on_new_connections() -> None:
+    with serving(lambda _path: (200, b"blue-95+green-5\n")) as server:
+        found = ask_workers(f"http://127.0.0.1:{server.server_port}", "api")
+
+    assert found == ["blue-95+green-5"] * LOOKS
+    assert [asked[0] for asked in server.asked] == ["/traffic/api"] * LOOKS
+    assert len({asked[3] for asked in server.asked}) == LOOKS
 
 
 def test_an_nginx_that_knows_no_such_site_is_named() -> None:

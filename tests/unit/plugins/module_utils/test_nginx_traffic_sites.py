@@ -34,7 +34,8 @@ def test_sites_and_colours_are_sorted(nginx: Nginx) -> None:
 
     colours = {"blue": (Server("192.0.2.11", 8000),), "green": (Server("192.0.2.21", 8000),)}
     found = read_sites(str(nginx.directory))
-    assert found == Sites(nginx.directory, {name: Site(name, colours, "/up", "lms.example.com") for name in ("api", "web")}, URL, "flag")
+    sites = {name: Site(name, colours, "/up", "lms.example.com") for name in ("api", "web")}
+    assert found == Sites(nginx.directory, sites, "flag", status_url=URL)
     assert [list(found.sites), list(found.sites["web"].colours)] == [["api", "web"], ["blue", "green"]]
 
 
@@ -81,10 +82,22 @@ def test_colours_that_nothing_can_be_split_between_are_refused(colours: dict[str
     assert refusal(nginx.directory) == message
 
 
+def test_haproxy_has_a_socket_in_place_of_an_address(nginx: Nginx) -> None:
+    nginx.write({}, method="haproxy", socket="/run/haproxy/admin.sock")
+
+    assert read_sites(str(nginx.directory)) == Sites(nginx.directory, {}, "haproxy", socket="/run/haproxy/admin.sock")
+
+
+def test_haproxy_without_a_socket_is_refused(nginx: Nginx) -> None:
+    nginx.write({}, method="haproxy")
+
+    assert "is damaged (KeyError: 'socket')" in refusal(nginx.directory)
+
+
 def test_a_method_that_is_not_known_is_refused(nginx: Nginx) -> None:
     nginx.write({"api": TWO}, method="pigeon")
 
-    assert refusal(nginx.directory) == f"{nginx.directory}/sites.json has the method pigeon. Known methods: flag."
+    assert refusal(nginx.directory) == f"{nginx.directory}/sites.json has the method pigeon. Known methods: flag, reload, haproxy."
 
 
 @pytest.mark.parametrize(("names", "found"), [((), ["api", "web"]), (("web",), ["web"]), (("web", "api"), ["web", "api"])])

@@ -114,12 +114,12 @@ class AlbBench:
 
 
 class NginxBench:
-    """The own load balancer, with a stand-in for nginx."""
+    """The own load balancer, with a stand-in for nginx or HAProxy."""
 
     known: Sequence[str] = ("healthy", "unhealthy", "unused")
 
-    def __init__(self, directory: Path) -> None:
-        self._nginx = Nginx(directory, ROUTES, BEFORE)
+    def __init__(self, directory: Path, method: str) -> None:
+        self._nginx = Nginx(directory, ROUTES, BEFORE, method)
         self.provider: Provider = self._nginx.provider()
 
     def by_hand(self, route: str, weights: Weights) -> None:
@@ -147,12 +147,12 @@ def world() -> Iterator[World]:
         yield made
 
 
-@pytest.fixture(params=["memory", "alb", "nginx"])
+@pytest.fixture(params=["memory", "alb", "flag", "reload", "haproxy"])
 def bench(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> Bench:
     """Return each load balancer in turn."""
     if request.param == "memory":
         return MemoryBench()
-    return AlbBench(world) if request.param == "alb" else NginxBench(tmp_path)
+    return AlbBench(world) if request.param == "alb" else NginxBench(tmp_path, request.param)
 
 
 def live(bench: Bench) -> Mapping[str, Weights]:
