@@ -108,8 +108,8 @@ notes:
   - How the weights get into the load balancer says C(method) in the file C(sites.json) of O(traffic_directory). The role writes C(flag).
     Who runs a load balancer without the role may write the file, and one of the other methods.
   - With C(reload), nginx includes C(<traffic_directory>/*/split.conf). That file of a site C(api) splits C($traffic_key) and gives the
-    colour in C($traffic_colour_api). The address C(<status_url>/traffic/api) has to answer with C($traffic_weights_api). The task is refused
-    where the configuration sets no C(keepalive_min_timeout), because a reload would lose requests on kept-alive connections. Give
+    colour in C($traffic_colour_api). The address C(<status_url>/traffic/api) has to answer with C($traffic_weights_api). The task is
+    refused where the configuration sets no C(keepalive_min_timeout), because a reload would lose requests on kept-alive connections. Give
     O(propagation_wait) as much as that time.
   - With C(haproxy), C(socket) is the runtime socket of HAProxy with the level admin, in place of C(status_url). A site is a backend of its
     name, whose servers are named after their colour, such as C(blue1). HAProxy forgets the weights when it is restarted or reloaded, unless
