@@ -376,6 +376,7 @@ def test_a_step_that_lasts_longer_than_it_should_is_never_late() -> None:
     [
         ({"action": "advance", "max_wait": "600"}, Plan(600, 5, 3, 60, 0)),
         ({"action": "rollback", "max_wait": 600, "gate": {"interval": "2"}, "alarms": ["a", "b"]}, Plan(600, 2, 3, 60, 2)),
+        ({"action": "advance", "max_wait": 600, "provider": "nginx", "colours": None}, Plan(600, 5, 3, 1, 0)),
         ({"action": "status", "max_wait": 600}, None),
         ({"action": "advance", "max_wait": 0}, None),
         ({"action": "advance"}, None),
