@@ -151,8 +151,8 @@ class Load:
 
     def wait_for_more(self, requests: int) -> None:
         """Wait until so many further requests were answered."""
-        wanted = self._answered() + requests
-        wait_until(lambda: self._answered() >= wanted or self._running.ended, f"{wanted} requests were answered")
+        wanted = self.answered() + requests
+        wait_until(lambda: self.answered() >= wanted or self._running.ended, f"{wanted} requests were answered")
         assert not self._running.ended, self._running.output[-3000:]
 
     def _answered(self) -> int:

@@ -164,3 +164,15 @@ def test_status_says_in_words_where_the_traffic_is(coloured):
     assert outcome.status == 0, outcome.output[-5000:]
     assert "all traffic is on green; blue is kept for the way back" in outcome.text
     assert set(outcome.changed.values()) == {0}
+
+
+def test_the_hosts_become_one_group_again(coloured):
+    with coloured.traffic() as traffic:
+        outcome = coloured.play("bitflow.lms.provision")
+        assert outcome.status == 0, outcome.output[-5000:]
+        release = coloured.deploy("v1")
+
+    traffic.assert_nobody_noticed(at_least=200)
+    assert coloured.live_release() == release
+    for host in HOSTS.values():
+        wait_until(lambda host=host: coloured.processes(host)["workers"], f"workers on {host}", seconds=60)
