@@ -208,6 +208,14 @@ def test_a_group_on_no_route_fails_at_once_and_before_anything_is_changed(lab: A
     assert (changes(lab), clock.time) == ([], 0)
 
 
+def test_an_empty_group_on_no_route_fails_as_soon_as_it_has_instances(lab: Asg, clock: FakeClock) -> None:
+    lab.alb.group("purple", port=8080)
+    lab.scale("purple", 0, "purple")
+
+    with pytest.raises(UnreadyError, match="purple is on no route"):
+        work(lab, clock, name="purple", desired_capacity=1)
+
+
 def test_who_does_not_wait_gets_what_is_there_now(lab: Asg, clock: FakeClock) -> None:
     result = work(lab, clock, desired_capacity=3, wait=False)
 
@@ -220,6 +228,14 @@ def test_the_wait_of_a_killed_controller_is_taken_up(lab: Asg, clock: FakeClock)
     result = work(lab, clock, desired_capacity=3)
 
     assert (result["changed"], result["counts"]) == (False, {"InService": 3})
+
+
+def test_an_answer_that_lags_behind_is_no_success(lab: Asg, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = lab._shown
+    old = shown(lab.groups["green"])
+    monkeypatch.setattr(lab, "_shown", lambda group: old if clock.time < 40 else shown(group))
+
+    assert work(lab, clock, desired_capacity=3)["counts"] == {"InService": 3}
 
 
 def test_the_timeout_says_what_lacks(lab: Asg, clock: FakeClock) -> None:

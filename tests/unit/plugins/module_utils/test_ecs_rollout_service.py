@@ -137,6 +137,25 @@ def test_defect_18_a_full_arn_and_a_short_name_are_the_same(name: str, lab: Ecs,
     assert (result["changed"], changes(lab)) == (False, [])
 
 
+@pytest.mark.parametrize("left_out", ["desired_count", "load_balancers", "short name"])
+def test_guard_off_community_aws_sees_a_change_where_there_is_none(left_out: str, lab: Ecs) -> None:
+    module = pytest.importorskip("ansible_collections.community.aws.plugins.modules.ecs_service")
+    service = {**lab.raw.describe_services(cluster="lms", services=["green"])["services"][0], "propagateTags": "NONE"}
+    expected = {
+        **dict.fromkeys(("health_check_grace_period_seconds", "propagate_tags", "tags", "enable_execute_command")),
+        "task_definition": "lms:1",
+        "load_balancers": service["loadBalancers"],
+        "scheduling_strategy": "REPLICA",
+        "desired_count": 2,
+    }
+    matches = module.EcsServiceManager.__dict__["is_matching_service"]
+    assert matches(None, expected, service) is True
+
+    without = {**expected, "task_definition": arn(1)} if left_out == "short name" else {**expected, left_out: None}
+
+    assert matches(None, without, service) is False
+
+
 def test_a_family_alone_means_its_newest_revision(lab: Ecs, clock: FakeClock) -> None:
     assert work(lab, clock, task_definition="lms")["task_definition"] == arn(2)
 
@@ -311,6 +330,18 @@ def test_a_service_without_a_load_balancer_is_waited_for_by_its_tasks(lab: Ecs, 
     assert (result["groups"], result["counts"]["running"], lab.running("worker")) == ([], 2, ["lms:2"] * 2)
 
 
+def test_more_tasks_of_a_service_without_a_load_balancer_are_waited_for(lab: Ecs, clock: FakeClock) -> None:
+    lab.serve("worker", arn(1), 1)
+
+    assert work(lab, clock, service="worker", desired_count=3)["counts"]["running"] == 3
+
+
+def test_only_events_of_this_run_are_told(lab: Ecs, clock: FakeClock) -> None:
+    work(lab, clock, task_definition="lms:2")
+
+    assert work(lab, clock, task_definition="lms:2")["events"] == []
+
+
 def test_old_tasks_are_waited_for_until_they_have_drained(lab: Ecs, clock: FakeClock) -> None:
     work(lab, clock, task_definition="lms:2")
 
@@ -352,7 +383,40 @@ def test_an_answer_that_lags_behind_is_no_success(lab: Ecs, clock: FakeClock, mo
     assert (result["counts"]["running"], result["deployment"]["id"]) == (3, lab.services["green"].primary.id)
 
 
+def test_a_count_that_lags_behind_is_no_success(lab: Ecs, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = lab._shown
+    old = shown(lab.services["green"])
+    monkeypatch.setattr(lab, "_shown", lambda service: old if 0 < clock.time < 30 and service.name == "green" else shown(service))
+
+    assert work(lab, clock, desired_count=3)["counts"]["running"] == 3
+
+
+def test_tasks_that_auto_scaling_ends_meanwhile_are_no_failure(lab: Ecs, clock: FakeClock) -> None:
+    clock.events = lambda time: setattr(lab.services["green"], "desired", 3) if time == 5 else None
+
+    assert work(lab, clock, task_definition="lms:2", desired_count=6)["counts"] == {"desired": 3, "running": 3, "pending": 0, "failed": 0}
+
+
 # Failing
+
+
+def test_a_deployment_that_aws_never_shows_again_has_failed(lab: Ecs, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = lab._shown
+    old = shown(lab.services["green"])
+    monkeypatch.setattr(lab, "_shown", lambda service: old if clock.time and service.name == "green" else shown(service))
+
+    with pytest.raises(UnreadyError, match=r"The deployment failed\. .* ECS went back to lms:1\."):
+        work(lab, clock, task_definition="lms:2")
+
+    assert clock.time == 35
+
+
+def test_the_circuit_breaker_decides_while_it_counts(lab: Ecs, clock: FakeClock) -> None:
+    lab.services["green"].breaker = lab.services["green"].rollback = True
+    lab.fates["lms:2"] = Fate(1, fails=True)
+
+    with pytest.raises(UnreadyError, match=r"circuit breaker: tasks failed to start\. .* ECS went back to lms:1\."):
+        work(lab, clock, task_definition="lms:2", max_failures=1)
 
 
 def test_defect_19_the_outcome_of_the_deployment_is_told(lab: Ecs, clock: FakeClock) -> None:
