@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from ansible_collections.bitflow.lms.plugins.modules import http_watch
 
 ROOT = Path(__file__).parents[3]
 PLAYBOOKS = ROOT / "playbooks"
@@ -171,15 +172,15 @@ def test_site_that_was_ill_before_is_not_watched(tmp_path: Path, site: Any, metr
 
 
 def test_run_that_watches_nothing_leaves_the_watch_of_another_run_alone(tmp_path: Path, site: Any, metrics: Path) -> None:
-    watched = [{"name": "api", "url": f"http://127.0.0.1:{site.server_port}/health"}]
-    watch = ["adhoc", "localhost", "-i", "localhost,", "-c", "local", "-m", "bitflow.lms.http_watch", "-a"]
-    started, output = run_ansible(tmp_path, *watch, json.dumps({"name": "deploy", "urls": watched}))
-    assert started == 0, output
+    url = {"name": "api", "url": f"http://127.0.0.1:{site.server_port}/health", "connect_to": None, "ca_path": None, "expect_status": [200]}
+    watch = {"name": "deploy", "urls": [url], "rate": 10.0, "timeout": 3.0, "at_most": 60.0, "release_header": "X-Release"}
+    place = {"directory": str(tmp_path / ".cache/bitflow-lms/watches")}
+    started = http_watch.run({**watch, **place, "state": "started"}, check_mode=False)
 
     deploy(tmp_path, site, health_before=503)
 
-    stopped, output = run_ansible(tmp_path, *watch, json.dumps({"name": "deploy", "state": "stopped"}))
-    assert (stopped, '"found": true' in output or "found: true" in output) == (0, True), output
+    stopped = http_watch.run({**watch, **place, "state": "stopped"}, check_mode=False)
+    assert (started["changed"], stopped["found"], stopped["complete"]) == (True, True, True)
 
 
 def test_watch_that_could_not_start_is_a_warning(tmp_path: Path, site: Any) -> None:

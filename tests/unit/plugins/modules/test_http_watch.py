@@ -77,7 +77,7 @@ def test_every_mode_returns_the_same_keys(tmp_path: Path) -> None:
 def ansible(directory: Path, state: str, address: str) -> dict[str, Any]:
     """Run the module as a task, in a process that ends."""
     urls = json.dumps([{"name": "api", "url": "http://api.example.com/", "connect_to": address}])
-    arguments = json.dumps({"state": state, "urls": json.loads(urls), "rate": 50, "directory": str(directory)})
+    arguments = json.dumps({"state": state, "urls": json.loads(urls), "rate": 50, "timeout": 0.5, "directory": str(directory)})
     done = subprocess.run(
         [sys.executable, "-m", "ansible", "adhoc", "localhost", "-c", "local", "-m", "bitflow.lms.http_watch", "-a", arguments, "-o"],
         capture_output=True,
