@@ -14,7 +14,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._asg_capacity import r
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import Api
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic import TrafficError, UnreadyError
-from ansible_collections.bitflow.lms.tests.lab.asg_model import Asg, asg
+from ansible_collections.bitflow.lms.tests.lab.asg_model import Asg, Instance, asg
 from ansible_collections.bitflow.lms.tests.lab.elb_model import FakeClock, State, World, aws, new_alb, refusal
 
 DEFAULTS: Mapping[str, Any] = {
@@ -154,6 +154,13 @@ def test_instances_that_count_for_several_may_exceed_what_was_asked(lab: Asg, cl
     result = work(lab, clock, name="heavy", max_size=9)
 
     assert (result["counts"], result["desired_capacity"]) == ({"InService": 3}, 5)
+
+
+@pytest.mark.parametrize("state", ["Standby", "Warmed:Stopped"])
+def test_instances_that_stand_by_do_not_count(state: str, lab: Asg, clock: FakeClock) -> None:
+    lab.groups["green"].instances.append(Instance("i-spare", 0, state))
+
+    assert work(lab, clock)["counts"] == {"InService": 2, state: 1}
 
 
 # Waiting
