@@ -54,6 +54,19 @@ ACTIONS: Mapping[str, tuple[str, ...]] = {
     ),
     "ecs_rollout_service": (*READ_ALB, *READ_ECS, "ecs:RegisterTaskDefinition", "ecs:UpdateService"),
     "ecs_run_task": (*READ_ECS, "ecs:RunTask"),
+    "elasticache_replication_group": (
+        "elasticache:AddTagsToResource",
+        "elasticache:CreateReplicationGroup",
+        "elasticache:DecreaseReplicaCount",
+        "elasticache:DeleteReplicationGroup",
+        "elasticache:DescribeCacheClusters",
+        "elasticache:DescribeReplicationGroups",
+        "elasticache:IncreaseReplicaCount",
+        "elasticache:ListTagsForResource",
+        "elasticache:ModifyReplicationGroup",
+        "elasticache:ModifyReplicationGroupShardConfiguration",
+        "elasticache:RemoveTagsFromResource",
+    ),
     # Without ListBucket a record that is missing cannot be told from one that may not be read.
     "traffic_rollout": (*WEIGH_ALB, "cloudwatch:DescribeAlarms", "s3:GetObject", "s3:ListBucket", "s3:PutObject"),
 }

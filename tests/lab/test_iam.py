@@ -26,6 +26,7 @@ from ansible.module_utils.testing import patch_module_args
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import ACTIONS
 from ansible_collections.bitflow.lms.tests.lab.asg_model import asg
 from ansible_collections.bitflow.lms.tests.lab.ecs_model import Fate, ecs
+from ansible_collections.bitflow.lms.tests.lab.elasticache_model import do_all
 from ansible_collections.bitflow.lms.tests.lab.elb_model import REGION, Alb, FakeClock, World, aws, new_alb
 
 ROOT = Path(__file__).parents[2]
@@ -232,6 +233,11 @@ def scale(calls: Calls, alb: Alb) -> None:
             calls.run("asg_capacity", name="lms-green", min_size=size, desired_capacity=size, interval=5)
 
 
+def keep_a_cache(calls: Calls, _alb: Alb) -> None:
+    """Do all that elasticache_replication_group can."""
+    do_all(calls.run, calls.clock)
+
+
 def place_of(alb: Alb) -> tuple[str, str]:
     """Return the listener and its rule."""
     listener = alb.raw.describe_listeners(LoadBalancerArn=alb.arn)["Listeners"][0]["ListenerArn"]
@@ -248,6 +254,7 @@ STORIES: Mapping[str, Story] = {
     "asg_capacity": scale,
     "ecs_rollout_service": deploy,
     "ecs_run_task": migrate,
+    "elasticache_replication_group": keep_a_cache,
     "traffic_rollout": roll_out,
 }
 # What each policy is for. Those of ECS and auto scaling stand beside that of the operator, and say only what is theirs.
@@ -256,6 +263,7 @@ FOR: Mapping[str, Sequence[Story]] = {
     OPERATOR: [weigh, look, register, roll_out],
     "traffic-ecs": [deploy, migrate],
     "traffic-asg": [scale],
+    "infrastructure-cache": [keep_a_cache],
     "traffic-status": [look, ask_for_status],
 }
 BESIDE_OPERATOR = {"traffic-ecs", "traffic-asg"}
