@@ -19,6 +19,7 @@ one passed check; where a group has no healthy target, all of them get requests;
 target refuses or breaks off; a target that leaves keeps its requests for the deregistration delay of its group, and new ones go elsewhere.
 What AWS does not say, and is assumed here: nodes learn listeners and rules after a delay of their own, and targets at once; a client that
 sticks to a group stays with it until its cookie ends, counted from its first request, whatever the weight of the group.
+What it does not imitate: TLS, slow start, zones, idle timeouts, and targets that are too few for their load.
 """
 
 from __future__ import annotations

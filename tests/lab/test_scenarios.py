@@ -167,6 +167,17 @@ def test_blue_goes_before_every_node_knows(lab: Lab, report: Report) -> None:
     assert count.failed > 0
 
 
+def test_blue_goes_after_a_rollout_that_was_told_to_wait_for_nobody(lab: Lab, report: Report) -> None:
+    lab.deploy("green", "r2")
+
+    outcome = lab.controller(steps=({"weight": 100, "bake": 0},), propagation_wait=0, retain=0).until("retired")
+    lab.scale("blue", 0)
+
+    count = lab.count()
+    report(count, OFF, outcome.phase)
+    assert count.failed > 0
+
+
 def test_blue_must_not_go_before_every_node_knows(lab: Lab, report: Report) -> None:
     lab.deploy("green", "r2")
     controller = lab.controller(steps=AT_ONCE)
