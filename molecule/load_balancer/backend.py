@@ -29,6 +29,9 @@ class Backend(http.server.BaseHTTPRequestHandler):
         if self.path.startswith("/slow/"):
             time.sleep(float(self.path.removeprefix("/slow/")))
         status = {"/missing": 404, "/poison": 502, "/maintenance": 503}.get(self.path, 200)
+        if self.path.startswith("/assets/"):
+            # A release has its own files only.
+            status = 200 if self.path == f"/assets/{NAME.partition('-')[0]}.css" else 404
         told = {name.lower(): value for name, value in self.headers.items()}
         body = json.dumps({"name": NAME, "told": told, "seen": list(seen)}).encode()
         self.send_response(status)

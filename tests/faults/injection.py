@@ -155,7 +155,8 @@ class Load:
         wait_until(lambda: self.answered() >= wanted or self._running.ended, f"{wanted} requests were answered")
         assert not self._running.ended, self._running.output[-3000:]
 
-    def _answered(self) -> int:
+    def answered(self) -> int:
+        """Return how many requests were answered until now."""
         return self._records.read_text().count("\n") if self._records.exists() else 0
 
     def stop(self) -> None:

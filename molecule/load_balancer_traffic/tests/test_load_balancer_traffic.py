@@ -22,6 +22,7 @@ CERTIFICATE = {"certificate": "/etc/ssl/lms/lms/fullchain.pem", "key": "/etc/ssl
 API = {
     "name": "api",
     "health_uri": "/up",
+    "assets": ["/assets/"],
     "server_names": ["api.lms.test"],
     "upstreams": {"blue": "api_blue", "green": "api_green"},
     **CERTIFICATE,
@@ -359,6 +360,13 @@ def test_weights_in_the_configuration_would_break_requests(host, all_blue):
     assert [kind for kind in found.failed if kind.startswith("kept")] != []
 
 
+@pytest.mark.parametrize(
+    ("path", "status"), [("/assets/blue.css", "200"), ("/assets/green.css", "200"), ("/assets/red.css", "404"), ("/green.css", "200")]
+)
+def test_a_page_that_was_loaded_before_a_switch_finds_its_files(host, all_blue, path, status):
+    assert curl(host, path, "--output /dev/null --write-out '%{http_code}'") == status
+
+
 def test_a_long_request_ends_where_it_began(host, all_blue):
     host.check_output(
         f"systemd-run --collect --unit=long sh -c {shlex.quote(f'{CURL} https://api.lms.test/slow/4 > /run/long.json')} && sleep 1"
@@ -447,6 +455,7 @@ REFUSED = {
     "same": ({"upstreams": {"blue": "api_blue", "green": "api_blue"}}, "its upstreams share a server."),
     "capital": ({"upstreams": {"Blue": "api_blue", "green": "api_green"}}, "call its colours by small letters"),
     "status": ({"upstreams": {"blue": "api_blue", "lost": "api_green"}}, "none of them lost"),
+    "assets": ({"assets": ["assets; return 200"]}, "Give paths such as /assets/."),
     "name": ({"name": "../api"}, "give its name letters, digits, hyphens and underscores alone"),
     "both": ({"upstream": "student"}, "mutually exclusive: upstream|upstreams"),
 }
