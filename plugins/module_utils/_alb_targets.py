@@ -18,7 +18,6 @@ from ansible_collections.bitflow.lms.plugins.module_utils._alb import (
     read_targets,
     rules_of,
 )
-from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import Clock
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import Api
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic import (
@@ -30,6 +29,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._traffic import (
     TrafficError,
     UnreadyError,
 )
+from ansible_collections.bitflow.lms.plugins.module_utils._waiting import Clock
 
 PRESENT = "present"
 ABSENT = "absent"

@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from ansible_collections.bitflow.lms.plugins.module_utils._alb import (
     MAX_GROUPS,
@@ -22,9 +21,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._alb import (
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import Api
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic import (
-    AmbiguousError,
     Change,
-    DriftError,
     Health,
     Live,
     Readiness,
@@ -34,56 +31,33 @@ from ansible_collections.bitflow.lms.plugins.module_utils._traffic import (
     Weights,
     check_expected,
     judge,
-    live_colour,
     read_weights,
     refuse_sticky,
     weights_of,
 )
+from ansible_collections.bitflow.lms.plugins.module_utils._traffic_switch import (
+    Gate,
+    Wanted,
+    all_or_none,
+    fault_of,
+    health_of,
+    look,
+    only_live,
+    refuse_to_forget,
+    wait_until_ready,
+    wait_until_verified,
+)
+from ansible_collections.bitflow.lms.plugins.module_utils._waiting import Clock
 
 # Pause between two looks at what was just written (seconds).
 VERIFY_INTERVAL = 2.0
 
 
 @dataclass(frozen=True)
-class Clock:
-    """The time, and how to let it pass."""
-
-    now: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
-
-
-class Looked(Protocol):
-    """What can be asked for the health of its groups."""
-
-    def health(self, colour: str) -> Health:
-        """Return the targets of a group."""
-
-
-@dataclass(frozen=True)
-class Gate:
-    """How healthy a group has to be before it gets more traffic."""
-
-    min_healthy: int = 1
-    # How many looks in a row have to find it so: a new target counts as healthy after a single passed check.
-    consecutive: int = 3
-    interval: float = 5
-    timeout: float = 300
-
-    @classmethod
-    def of(cls, option: Mapping[str, Any]) -> Gate:
-        """Read the option."""
-        gate = cls(**option)
-        for name, least in (("min_healthy", 1), ("consecutive", 1), ("interval", 0), ("timeout", 0)):
-            if getattr(gate, name) < least:
-                raise LmsError(f"gate.{name} is {getattr(gate, name)}. Give {least} at least.")
-        return gate
-
-
-@dataclass(frozen=True)
 class Settings:
     """What a switch has to keep to."""
 
-    gate: Gate = Gate()
+    gate: Gate = field(default_factory=Gate)
     # What the stickiness shall be (seconds, 0 for none); None leaves it.
     sticky_seconds: int | None = None
     # For how long the caller keeps the targets of a group that loses its weight (seconds).
@@ -116,14 +90,6 @@ def read_stickiness(option: Mapping[str, Any] | None) -> int | None:
     if seconds is None or not 1 <= seconds <= MAX_STICKY_SECONDS:
         raise LmsError(f"stickiness.seconds is {seconds}. Give from 1 to {MAX_STICKY_SECONDS} seconds where it is enabled.")
     return int(seconds)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What the options want, by the name of a route."""
-
-    weights: Mapping[str, Weights]
-    expect: Mapping[str, Weights]
 
 
 def open_provider(api: Api, options: Mapping[str, Any]) -> tuple[AlbProvider, Wanted]:
@@ -208,9 +174,9 @@ def make_plan(live: Live, wanted: Wanted, settings: Settings) -> Plan:
     steps = []
     for name, weights in wanted.weights.items():
         route = live[name]
-        _refuse_to_forget(route, weights)
         sticky = route.sticky_seconds if settings.sticky_seconds is None else settings.sticky_seconds
         step = Step(Change(name, dict(route.weights), dict(weights)), route.sticky_seconds, sticky)
+        refuse_to_forget(step.change)
         if step.needed:
             # What a task that was killed has done already is no drift.
             check_expected(live, {route: expected for route, expected in wanted.expect.items() if route == name})
@@ -221,17 +187,6 @@ def make_plan(live: Live, wanted: Wanted, settings: Settings) -> Plan:
     steps.sort(key=lambda step: bool(step.change.raised))
     raised = sorted({group for step in steps if step.change.needed for group in step.change.raised})
     return Plan(live, steps, raised)
-
-
-def _refuse_to_forget(route: Route, weights: Weights) -> None:
-    """Refuse to take a group off a route while it has traffic, which nobody spoke of."""
-    forgotten = sorted(group for group, weight in route.weights.items() if weight and group not in weights)
-    if forgotten:
-        raise TrafficError(
-            f"The route {route.name} also forwards to {', '.join(forgotten)}, which weights does not name. "
-            "Name it, with 0 to move its traffic away.",
-            routes=weights_of({route.name: route}),
-        )
 
 
 # Acting
@@ -270,20 +225,6 @@ class Outcome:
         }
 
 
-def only_live(live: Live) -> str | None:
-    """Return the group that gets all traffic of all routes, if there is one."""
-    try:
-        return live_colour(live, sorted({group for route in live.values() for group in route.weights}))
-    except AmbiguousError:
-        return None
-
-
-def health_of(readiness: Readiness) -> dict[str, Any]:
-    """Return the health of a group as a module does."""
-    result = readiness.as_result()
-    return {"name": result.pop("colour"), **result}
-
-
 def _pictured(live: Live) -> dict[str, Any]:
     """Return routes for a diff."""
     weights = weights_of(live)
@@ -298,7 +239,7 @@ def run(provider: AlbProvider, wanted: Wanted, settings: Settings, check_mode: b
         outcome.health = look(provider, plan.raised, settings.gate)
         outcome.warnings = [fault_of(readiness) for readiness in outcome.health if not readiness.ready]
         return outcome
-    outcome.health = wait_until_ready(provider, plan.raised, settings.gate, clock)
+    outcome.health = wait_until_ready(provider, plan.raised, settings.gate, clock, _refuse_unattached)
     if plan.needed:
         shift(provider, plan, settings, clock)
         outcome.after = provider.read()
@@ -306,41 +247,6 @@ def run(provider: AlbProvider, wanted: Wanted, settings: Settings, check_mode: b
         # AWS has taken the weights; its nodes go by them a little later, and the old group serves until then.
         clock.sleep(settings.propagation_wait)
     return outcome
-
-
-def look(provider: Looked, groups: Sequence[str], gate: Gate) -> list[Readiness]:
-    """Judge the groups as they are now."""
-    return [judge(group, provider.health(group), gate.min_healthy) for group in groups]
-
-
-def wait_until_ready(provider: Looked, groups: Sequence[str], gate: Gate, clock: Clock) -> list[Readiness]:
-    """Wait until the groups were healthy some times in a row, or say which one is not."""
-    if not groups:
-        return []
-    deadline = clock.now() + gate.timeout
-    good = 0
-    while True:
-        found = []
-        for group in groups:
-            health = provider.health(group)
-            _refuse_unattached(group, health)
-            found.append(judge(group, health, gate.min_healthy))
-        good = good + 1 if all(readiness.ready for readiness in found) else 0
-        if good >= gate.consecutive:
-            return found
-        # Looks that were good may be completed although the time is over.
-        if not good and clock.now() + gate.interval > deadline:
-            raise _unready(found, gate.timeout)
-        clock.sleep(gate.interval)
-
-
-def _unready(found: Sequence[Readiness], timeout: float) -> LmsError:
-    """Return the error for groups that did not become healthy."""
-    faults = " ".join(f"{readiness.colour} cannot take traffic: {readiness.fault}." for readiness in found if not readiness.ready)
-    return UnreadyError(
-        f"{faults} That was so for {timeout:g} s. Repair the targets; nothing was changed.",
-        health=[health_of(readiness) for readiness in found],
-    )
 
 
 def _refuse_unattached(group: str, health: Health) -> None:
@@ -354,51 +260,18 @@ def _refuse_unattached(group: str, health: Health) -> None:
             )
 
 
-def fault_of(readiness: Readiness) -> str:
-    """Say for a warning what would fail by now."""
-    return f"{readiness.colour} could not take traffic now: {readiness.fault}."
-
-
 def shift(provider: AlbProvider, plan: Plan, settings: Settings, clock: Clock) -> None:
     """Carry the steps out, each in one call, or put everything back."""
-    tried: list[Step] = []
-    try:
-        for step in plan.needed:
-            tried.append(step)
-            change = step.change
-            provider.set(change.route, change.after, expect=change.before, sticky_seconds=step.sticky_after)
-            _wait_until_verified(provider, change, settings.verify_timeout, clock)
-    except LmsError as error:
-        # A route with the weights of somebody else is theirs.
-        ours = tried[:-1] if isinstance(error, DriftError) else tried
-        raise _put_back(provider, ours, error) from error
-    except BaseException as error:
-        _put_back(provider, tried, LmsError(str(error)))
-        raise
 
-
-def _wait_until_verified(provider: AlbProvider, change: Change, timeout: float, clock: Clock) -> None:
-    """Read the weights back until they are what was written."""
-    deadline = clock.now() + timeout
-    while not provider.verify(change.route, change.after):
-        if clock.now() >= deadline:
-            raise TrafficError(f"The route {change.route} does not show its new weights after {timeout:g} s. Look who else changes it.")
-        clock.sleep(VERIFY_INTERVAL)
-
-
-def _put_back(provider: AlbProvider, steps: Sequence[Step], cause: LmsError) -> LmsError:
-    """Give routes the weights from before, the last one first, and return the error that says so."""
-    restored, left = [], {}
-    for step in reversed(steps):
+    def do(step: Step) -> None:
         change = step.change
-        try:
-            provider.set(change.route, change.before, expect=change.after, sticky_seconds=step.sticky_before)
-            restored.append(change.route)
-        except LmsError as error:
-            left[change.route] = error.message
-    message = cause.message
-    if restored:
-        message += f" The weights from before are on {', '.join(sorted(restored))}."
-    if left:
-        message += f" Repair by hand: {', '.join(sorted(left))}."
-    return TrafficError(message, **{**cause.details, "put_back": sorted(restored), "left": left})
+        provider.set(change.route, change.after, expect=change.before, sticky_seconds=step.sticky_after)
+        late = f"The route {change.route} does not show its new weights after {settings.verify_timeout:g} s. Look who else changes it."
+        wait_until_verified(
+            lambda: "" if provider.verify(change.route, change.after) else late, settings.verify_timeout, VERIFY_INTERVAL, clock
+        )
+
+    def undo(step: Step) -> None:
+        provider.set(step.change.route, step.change.before, expect=step.change.after, sticky_seconds=step.sticky_before)
+
+    all_or_none(plan.needed, do, undo)

@@ -18,7 +18,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._alb import (
     read_forward,
     read_targets,
 )
-from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import by_group, health_of, only_live
+from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import by_group
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import Api
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic import (
     DriftError,
@@ -35,6 +35,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._traffic import (
     share,
     weights_of,
 )
+from ansible_collections.bitflow.lms.plugins.module_utils._traffic_switch import health_of, only_live
 
 
 def run(api: Api, options: Mapping[str, Any]) -> dict[str, Any]:

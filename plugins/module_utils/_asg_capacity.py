@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import Clock
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import Api
 from ansible_collections.bitflow.lms.plugins.module_utils._capacity import (
     MAX_EVENTS,
@@ -25,7 +24,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._capacity import (
 )
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic import HEALTHY, Target, UnreadyError
-from ansible_collections.bitflow.lms.plugins.module_utils._waiting import wait_for
+from ansible_collections.bitflow.lms.plugins.module_utils._waiting import Clock, wait_for
 
 IN_SERVICE = "InService"
 # Neither counts for the group nor is it on its way anywhere.

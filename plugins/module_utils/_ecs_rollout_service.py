@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import Clock
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import Api
 from ansible_collections.bitflow.lms.plugins.module_utils._capacity import (
     MAX_EVENTS,
@@ -38,7 +37,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._ecs import (
 from ansible_collections.bitflow.lms.plugins.module_utils._ecs_definition import normal, pictured, read_definition, same_name, short_name
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic import UnreadyError, judge
-from ansible_collections.bitflow.lms.plugins.module_utils._waiting import wait_for
+from ansible_collections.bitflow.lms.plugins.module_utils._waiting import Clock, wait_for
 
 PRIMARY = "PRIMARY"
 FAILED = "FAILED"

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import Clock
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import Api
 from ansible_collections.bitflow.lms.plugins.module_utils._ecs import (
     RUNNING,
@@ -26,7 +25,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._ecs import (
 )
 from ansible_collections.bitflow.lms.plugins.module_utils._ecs_definition import container_named, log_of, short_name
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
-from ansible_collections.bitflow.lms.plugins.module_utils._waiting import Pace, wait_for
+from ansible_collections.bitflow.lms.plugins.module_utils._waiting import Clock, Pace, wait_for
 
 FARGATE = "FARGATE"
 # What AWS takes as startedBy and as clientToken alike.

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import Clock
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import Api, AwsError
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
-from ansible_collections.bitflow.lms.plugins.module_utils._waiting import Pace, wait_for
+from ansible_collections.bitflow.lms.plugins.module_utils._waiting import Clock, Pace, wait_for
 
 PRESENT = "present"
 ABSENT = "absent"

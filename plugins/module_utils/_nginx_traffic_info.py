@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import health_of, only_live
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic import NginxProvider, group_name
 from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic_network import Network
@@ -24,6 +23,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._traffic import (
     share,
     weights_of,
 )
+from ansible_collections.bitflow.lms.plugins.module_utils._traffic_switch import health_of, only_live
 
 
 def run(options: Mapping[str, Any], network: Network | None = None) -> dict[str, Any]:

@@ -9,22 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import (
-    Clock,
-    Gate,
-    Wanted,
-    fault_of,
-    health_of,
-    look,
-    only_live,
-    wait_until_ready,
-)
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic import NginxProvider, group_name, percent_of
 from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic_network import Network
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic import (
     Change,
-    DriftError,
     Health,
     Live,
     Readiness,
@@ -35,6 +24,19 @@ from ansible_collections.bitflow.lms.plugins.module_utils._traffic import (
     read_weights,
     weights_of,
 )
+from ansible_collections.bitflow.lms.plugins.module_utils._traffic_switch import (
+    Gate,
+    Wanted,
+    all_or_none,
+    fault_of,
+    health_of,
+    look,
+    only_live,
+    refuse_to_forget,
+    wait_until_ready,
+    wait_until_verified,
+)
+from ansible_collections.bitflow.lms.plugins.module_utils._waiting import Clock
 
 # Pause between two questions to nginx (seconds).
 VERIFY_INTERVAL = 0.5
@@ -125,7 +127,7 @@ def make_plan(provider: NginxProvider, wanted: Wanted) -> Plan:
     steps = []
     for name, weights in wanted.weights.items():
         change = Change(name, dict(live[name].weights), dict(weights))
-        _refuse_to_forget(change)
+        refuse_to_forget(change)
         if change.needed:
             # What a task that was killed has done already is no drift.
             check_expected(live, {route: expected for route, expected in wanted.expect.items() if route == name})
@@ -133,17 +135,6 @@ def make_plan(provider: NginxProvider, wanted: Wanted) -> Plan:
     # What only attaches a colour can harm nobody, and whatever fails is better known before traffic moves.
     steps.sort(key=lambda step: bool(step.raised))
     return Plan(live, steps)
-
-
-def _refuse_to_forget(change: Change) -> None:
-    """Refuse to take a colour off a site while it has traffic, which nobody spoke of."""
-    forgotten = sorted(colour for colour, weight in change.before.items() if weight and colour not in change.after)
-    if forgotten:
-        raise TrafficError(
-            f"The route {change.route} also forwards to {', '.join(forgotten)}, which weights does not name. "
-            "Name it, with 0 to move its traffic away.",
-            routes={change.route: dict(change.before)},
-        )
 
 
 def _refuse_unattached(change: Change) -> None:
@@ -219,42 +210,13 @@ def run(provider: NginxProvider, wanted: Wanted, settings: Settings, check_mode:
 
 def _shift(provider: NginxProvider, plan: Plan, settings: Settings, clock: Clock) -> None:
     """Carry the steps out, or put everything back."""
-    tried: list[Change] = []
-    try:
-        for step in plan.needed:
-            change = step.change
-            tried.append(change)
-            provider.set(change.route, change.after, change.before)
-            _wait_until_verified(provider, change, settings.verify_timeout, clock)
-    except LmsError as error:
-        # A site with the weights of somebody else is theirs.
-        raise _put_back(provider, tried[:-1] if isinstance(error, DriftError) else tried, error) from error
-    except BaseException as error:
-        _put_back(provider, tried, LmsError(str(error)))
-        raise
 
+    def do(step: Step) -> None:
+        change = step.change
+        provider.set(change.route, change.after, change.before)
+        wait_until_verified(lambda: provider.fault(change.route, change.after), settings.verify_timeout, VERIFY_INTERVAL, clock)
 
-def _wait_until_verified(provider: NginxProvider, change: Change, timeout: float, clock: Clock) -> None:
-    """Ask nginx until it acts by the weights that were written."""
-    deadline = clock.now() + timeout
-    while fault := provider.fault(change.route, change.after):
-        if clock.now() >= deadline:
-            raise TrafficError(fault)
-        clock.sleep(VERIFY_INTERVAL)
+    def undo(step: Step) -> None:
+        provider.set(step.change.route, step.change.before, step.change.after)
 
-
-def _put_back(provider: NginxProvider, changes: Sequence[Change], cause: LmsError) -> LmsError:
-    """Give sites the weights from before, the last one first, and return the error that says so."""
-    restored, left = [], {}
-    for change in reversed(changes):
-        try:
-            provider.set(change.route, change.before, change.after)
-            restored.append(change.route)
-        except LmsError as error:
-            left[change.route] = error.message
-    message = cause.message
-    if restored:
-        message += f" The weights from before are on {', '.join(sorted(restored))}."
-    if left:
-        message += f" Repair by hand: {', '.join(sorted(left))}."
-    return TrafficError(message, **{**cause.details, "put_back": sorted(restored), "left": left})
+    all_or_none(plan.needed, do, undo)

@@ -5,17 +5,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import Clock
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 
 # AWS limits how often an account may ask; who asks more often takes that from others.
 LEAST_INTERVAL = 2.0
 
 Seen = TypeVar("Seen")
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The time, and how to let it pass."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
 
 
 @dataclass(frozen=True)

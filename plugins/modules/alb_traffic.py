@@ -278,9 +278,10 @@ health:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bitflow.lms.plugins.module_utils._alb import routes_argspec
-from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import Clock, Settings, open_provider, run
+from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import Settings, open_provider, run
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import Api, aws_argspec, client_for
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
+from ansible_collections.bitflow.lms.plugins.module_utils._waiting import Clock
 
 
 def main() -> None:

@@ -262,10 +262,10 @@ actions:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import Clock
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import Api, aws_argspec, client_for
 from ansible_collections.bitflow.lms.plugins.module_utils._elasticache_replication_group import ABSENT, PRESENT, run
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
+from ansible_collections.bitflow.lms.plugins.module_utils._waiting import Clock
 
 
 def main() -> None:

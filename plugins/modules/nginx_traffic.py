@@ -216,10 +216,10 @@ health:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import Clock
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic_sites import traffic_directory_argspec
 from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic_switch import Settings, open_provider, run
+from ansible_collections.bitflow.lms.plugins.module_utils._waiting import Clock
 
 
 def main() -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.bitflow.lms.plugins.module_utils import _asg_capacity, _ecs_rollout_service
-from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import Clock
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import Api
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic import TrafficError
+from ansible_collections.bitflow.lms.plugins.module_utils._waiting import Clock
 from ansible_collections.bitflow.lms.tests.lab.asg_model import Asg, asg
 from ansible_collections.bitflow.lms.tests.lab.backends import Backend
 from ansible_collections.bitflow.lms.tests.lab.conftest import Report

@@ -31,6 +31,7 @@ from ansible_collections.bitflow.lms.plugins.module_utils._traffic_options impor
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic_record import Record, parse
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic_record_s3 import ObjectStore
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic_rollout import Outcome
+from ansible_collections.bitflow.lms.plugins.module_utils._waiting import Clock
 from ansible_collections.bitflow.lms.tests.lab.backends import HEALTH_PATH, Backend
 from ansible_collections.bitflow.lms.tests.lab.data_plane import DELAYS, DataPlane
 from ansible_collections.bitflow.lms.tests.lab.elb_model import REGION, World, new_alb
@@ -194,9 +195,9 @@ class Controller:
         return _alb_targets.run(self.api("elasticloadbalancing"), given, False, self._clock)
 
     @property
-    def _clock(self) -> _alb_traffic.Clock:
+    def _clock(self) -> Clock:
         """Return the time as the modules take it."""
-        return _alb_traffic.Clock(lambda: self.lab.clock.seconds, self.lab.clock.sleep)
+        return Clock(lambda: self.lab.clock.seconds, self.lab.clock.sleep)
 
 
 class Lab:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.bitflow.lms.plugins.module_utils._alb_targets import Settings, make_plan, run
-from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import Clock
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import Api, AwsError
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic import Target, TrafficError, UnreadyError
+from ansible_collections.bitflow.lms.plugins.module_utils._waiting import Clock
 from ansible_collections.bitflow.lms.tests.lab.elb_model import Alb, FakeClock, State, World, aws, new_alb, refusal
 
 DEFAULTS: dict[str, Any] = {

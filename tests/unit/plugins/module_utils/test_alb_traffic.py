@@ -11,11 +11,8 @@ from typing import Any
 import boto3
 import pytest
 from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import (
-    Clock,
-    Gate,
     Outcome,
     Settings,
-    Wanted,
     make_plan,
     open_provider,
     read_stickiness,
@@ -24,6 +21,8 @@ from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import (
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import ATTEMPTS, Api
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic import DriftError, Route, TrafficError, UnreadyError, weights_of
+from ansible_collections.bitflow.lms.plugins.module_utils._traffic_switch import Gate, Wanted
+from ansible_collections.bitflow.lms.plugins.module_utils._waiting import Clock
 from ansible_collections.bitflow.lms.tests.lab.elb_model import Alb, FakeClock, State, World, aws, new_alb, refusal
 
 DEFAULTS: dict[str, Any] = {

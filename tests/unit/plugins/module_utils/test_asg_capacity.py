@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import Clock
 from ansible_collections.bitflow.lms.plugins.module_utils._asg_capacity import run, target_groups
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import Api
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic import TrafficError, UnreadyError
+from ansible_collections.bitflow.lms.plugins.module_utils._waiting import Clock
 from ansible_collections.bitflow.lms.tests.lab.asg_model import Asg, Instance, asg
 from ansible_collections.bitflow.lms.tests.lab.elb_model import FakeClock, State, World, aws, new_alb, refusal
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import Clock
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import Api, AwsError
 from ansible_collections.bitflow.lms.plugins.module_utils._elasticache_replication_group import is_same, run, settings_of
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
+from ansible_collections.bitflow.lms.plugins.module_utils._waiting import Clock
 from ansible_collections.bitflow.lms.tests.lab.elasticache_model import ElastiCache, elasticache
 from ansible_collections.bitflow.lms.tests.lab.elb_model import FakeClock, World, aws, refusal
 from moto.core.models import DEFAULT_ACCOUNT_ID as ACCOUNT

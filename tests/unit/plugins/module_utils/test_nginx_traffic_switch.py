@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import Clock
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
 from ansible_collections.bitflow.lms.plugins.module_utils._nginx_traffic_switch import Settings, open_provider, run
 from ansible_collections.bitflow.lms.plugins.module_utils._traffic import DriftError, TrafficError, UnreadyError, weights_of
+from ansible_collections.bitflow.lms.plugins.module_utils._waiting import Clock
 from ansible_collections.bitflow.lms.tests.lab.elb_model import FakeClock
 from ansible_collections.bitflow.lms.tests.unit.plugins.module_utils.nginx_model import BEFORE, Nginx, servers
 

@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import Clock
 from ansible_collections.bitflow.lms.plugins.module_utils._errors import LmsError
-from ansible_collections.bitflow.lms.plugins.module_utils._waiting import Pace, wait_for
+from ansible_collections.bitflow.lms.plugins.module_utils._waiting import Clock, Pace, wait_for
 
 
 class Time:

@@ -18,8 +18,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.bitflow.lms.plugins.module_utils import _alb_targets, _alb_traffic_info
 from ansible_collections.bitflow.lms.plugins.module_utils._alb import AlbProvider
-from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import Clock, Settings, open_provider, run
+from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import Settings, open_provider, run
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import ACTIONS, Api
+from ansible_collections.bitflow.lms.plugins.module_utils._waiting import Clock
 from ansible_collections.bitflow.lms.plugins.modules import alb_targets, alb_traffic, alb_traffic_info, traffic_rollout
 from ansible_collections.bitflow.lms.tests.lab.elb_model import Alb, FakeClock, World, aws, new_alb
 from ansible_collections.bitflow.lms.tests.unit.plugins.module_utils.traffic_world import World as RolloutWorld

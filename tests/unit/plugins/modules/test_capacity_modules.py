@@ -13,9 +13,9 @@ import boto3
 import pytest
 import yaml
 from ansible_collections.bitflow.lms.plugins.module_utils import _asg_capacity, _ecs_rollout_service, _ecs_run_task
-from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import Clock
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import ACTIONS, Api
 from ansible_collections.bitflow.lms.plugins.module_utils._capacity import capacity_argspec
+from ansible_collections.bitflow.lms.plugins.module_utils._waiting import Clock
 from ansible_collections.bitflow.lms.plugins.modules import asg_capacity, ecs_rollout_service, ecs_run_task
 from ansible_collections.bitflow.lms.tests.lab.asg_model import asg
 from ansible_collections.bitflow.lms.tests.lab.ecs_model import ecs, forget_definitions

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
-from ansible_collections.bitflow.lms.plugins.module_utils._alb_traffic import Clock
 from ansible_collections.bitflow.lms.plugins.module_utils._aws_api import ACTIONS
+from ansible_collections.bitflow.lms.plugins.module_utils._waiting import Clock
 from ansible_collections.bitflow.lms.plugins.modules import elasticache_replication_group as module
 from ansible_collections.bitflow.lms.tests.lab.elasticache_model import elasticache
 from ansible_collections.bitflow.lms.tests.lab.elb_model import FakeClock, aws
