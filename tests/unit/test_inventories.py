@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import ansible
 import pytest
 import yaml
 
@@ -55,9 +54,10 @@ SECRETS_THAT_MAY_LACK = {
 
 
 def version_of_amazon_aws() -> tuple[int, ...]:
-    """Return the version of the collection that the tools brought along."""
-    manifest = Path(ansible.__file__).parents[1] / "ansible_collections/amazon/aws/MANIFEST.json"
-    return tuple(map(int, json.loads(manifest.read_text())["collection_info"]["version"].split(".")))
+    """Return the version of the collection that came with the tools."""
+    manifests = [Path(place) / "ansible_collections/amazon/aws/MANIFEST.json" for place in sys.path]
+    found = next((json.loads(path.read_text())["collection_info"]["version"] for path in manifests if path.exists()), "0")
+    return tuple(map(int, found.split(".")))
 
 
 # With Python 3.11 the tools bring an older one.
