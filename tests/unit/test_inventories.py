@@ -281,6 +281,7 @@ def test_production_names_one_region():
     assert REGION not in (PROD / "group_vars/all/lms.yml").read_text().replace(f".{REGION}.rds", "")
 
 
+@pytest.mark.slow
 def test_all_environments_have_the_same_groups(run):
     found = {inventory.name: groups_of(run.inventory(inventory, [] if inventory == PROD else None)) for inventory in INVENTORIES}
 
@@ -293,6 +294,7 @@ def test_all_environments_have_the_same_groups(run):
     }
 
 
+@pytest.mark.slow
 @needs_ec2_tags
 def test_instances_get_groups_and_addresses_by_their_tags(run):
     listing = run.inventory(PROD, [*INSTANCES, *STRANGERS])
@@ -313,6 +315,7 @@ def test_instances_get_groups_and_addresses_by_their_tags(run):
     assert {known[host]["ansible_user"]["__ansible_unsafe"] for host in set(known) - {"localhost"}} == {"admin"}
 
 
+@pytest.mark.slow
 @needs_ec2_tags
 def test_an_instance_of_no_colour_is_named_before_anything_is_done(run):
     refused = run("playbook", "-i", PROD, ROOT / "playbooks/check_inventory.yml", instances=[*FEW, MISTAGGED])
@@ -321,6 +324,7 @@ def test_an_instance_of_no_colour_is_named_before_anything_is_done(run):
     assert re.search(r"The variable lms_address is not set for backend-i-[0-9a-f]{17}\. Set it", refused.stdout)
 
 
+@pytest.mark.slow
 @needs_ec2_tags
 def test_without_its_guard_an_instance_of_no_colour_would_be_passed_over_in_silence(run, tmp_path):
     copy = Path(shutil.copytree(PROD, tmp_path / "prod"))
@@ -332,6 +336,7 @@ def test_without_its_guard_an_instance_of_no_colour_would_be_passed_over_in_sile
     assert "Check that every host has an address" in results
 
 
+@pytest.mark.slow
 def test_the_static_example_has_the_shape_of_production(run, tmp_path):
     copy = Path(shutil.copytree(PROD, tmp_path / "prod"))
     (copy / "aws_ec2.yml").unlink()
@@ -349,6 +354,7 @@ def test_the_static_example_has_the_shape_of_production(run, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_under_another_name_the_static_example_would_be_read(run, tmp_path):
     copy = Path(shutil.copytree(PROD, tmp_path / "prod"))
     (copy / "aws_ec2.yml").unlink()
@@ -405,6 +411,7 @@ def validate(run: Run, inventory: Path, *arguments: str | Path, instances: list[
     return accepted, {host: result["msg"] for host, result in results["Show what follows"].items()}
 
 
+@pytest.mark.slow
 def test_a_value_of_the_wrong_kind_is_refused(run, tmp_path):
     copy = filled_in(STAGING, tmp_path / "staging")
     (copy / "group_vars/cache/redis.yml").write_text("redis_memory_share: much\n")
@@ -417,6 +424,7 @@ def test_a_value_of_the_wrong_kind_is_refused(run, tmp_path):
     assert "redis_memory_share" in refused.stdout
 
 
+@pytest.mark.slow
 def test_staging_is_accepted_by_every_role(run, tmp_path):
     copy = filled_in(STAGING, tmp_path / "staging")
     password = ["--vault-password-file", tmp_path / "vault-password"]
@@ -442,6 +450,7 @@ def test_staging_is_accepted_by_every_role(run, tmp_path):
     assert follows["mon1.staging.example.com"]["backup"][0] == "data1.staging.example.com"
 
 
+@pytest.mark.slow
 def test_staging_without_its_secrets_is_refused(run, tmp_path):
     copy = Path(shutil.copytree(STAGING, tmp_path / "staging", ignore=shutil.ignore_patterns("secrets.yml")))
 
@@ -453,6 +462,7 @@ def test_staging_without_its_secrets_is_refused(run, tmp_path):
     assert sorted(named[1].split(", ")) == ["vault_app_key", "vault_database_password", "vault_redis_password"]
 
 
+@pytest.mark.slow
 @needs_ec2_tags
 def test_production_is_accepted_by_every_role(run):
     checked = run.play(PROD, ROOT / "playbooks/check_inventory.yml", instances=FEW)
@@ -501,6 +511,7 @@ def test_production_is_accepted_by_every_role(run):
 
 
 # Alertmanager would post to the address that an empty secret becomes.
+@pytest.mark.slow
 @needs_ec2_tags
 @pytest.mark.parametrize(("guard", "status"), [(" or undef(__lms_empty)", 2), ("", 0)], ids=["refused", "taken without the guard"])
 def test_an_empty_secret(run, tmp_path, guard, status):
@@ -517,6 +528,7 @@ def test_an_empty_secret(run, tmp_path, guard, status):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inventory", [PROD, STAGING], ids=lambda path: path.name)
 def test_the_journeys_have_a_syntax_that_fits_the_environment(run, inventory):
     journeys = ("provision", "rollback", "switch_traffic", "maintenance", "backup", "verify_backups", "restore")
