@@ -257,8 +257,11 @@ def asg(alb: Alb, now: Callable[[], float], **options: float) -> Iterator[Asg]:
 
     with contextlib.ExitStack() as stack:
         for name in ("describe_auto_scaling_groups", "update_auto_scaling_group"):
-            method = getattr(made, name)
-            replacement = lambda _backend, *arguments, _method=method, **named: _method(*arguments, **named)  # noqa: E731
-            stack.enter_context(mock.patch.object(AutoScalingBackend, name, replacement))
+            stack.enter_context(mock.patch.object(AutoScalingBackend, name, _handed_on(getattr(made, name))))
         stack.enter_context(mock.patch.object(AutoScalingResponse, "describe_scaling_activities", activities))
         yield made
+
+
+def _handed_on(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method of moto that hands its call on."""
+    return lambda _backend, *arguments, **named: method(*arguments, **named)

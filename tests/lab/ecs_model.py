@@ -466,10 +466,13 @@ def ecs(alb: Alb, now: Callable[[], float], **options: float) -> Iterator[Ecs]:
     """Give moto's ECS what it lacks. AWS has to be in this process already."""
     made = Ecs(alb, now, **options)
     backend = EC2ContainerServiceBackend
+
+    def run_task(response: Any) -> ActionResult:
+        return ActionResult(made.run_task(response._get_param))
+
     with contextlib.ExitStack() as stack:
         for name in ("describe_services", "update_service", "list_tasks", "describe_tasks"):
             stack.enter_context(mock.patch.object(backend, name, _handed_on(getattr(made, name))))
-        run_task = lambda response: ActionResult(made.run_task(response._get_param))  # noqa: E731
         stack.enter_context(mock.patch.object(EC2ContainerServiceResponse, "run_task", run_task))
         yield made
 

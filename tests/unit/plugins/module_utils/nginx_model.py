@@ -74,7 +74,9 @@ class Haproxy:
 class Nginx:
     """A load balancer with sites whose traffic is all on blue, with green attached, and two servers a colour."""
 
-    def __init__(self, directory: Path, sites: Sequence[str] = ("api", "web"), weights: Weights = BEFORE, method: str = "flag") -> None:
+    def __init__(
+        self, directory: Path, sites: Sequence[str] = ("api", "web"), weights: Weights | None = None, method: str = "flag"
+    ) -> None:
         self.directory = directory
         self.method = method
         self.haproxy = Haproxy(sites)
@@ -93,7 +95,7 @@ class Nginx:
         self.write({site: {colour: servers(colour, 2) for colour in FIRST} for site in sites})
         for site in sites:
             (directory / site).mkdir()
-            self.by_hand(site, weights)
+            self.by_hand(site, BEFORE if weights is None else weights)
 
     def write(self, sites: Mapping[str, Any], **more: Any) -> None:
         """Write down what the sites are, as the role does."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +107,13 @@ def test_a_switch_that_was_killed_leaves_the_old_weights_and_is_done_by_the_next
 ) -> None:
     provider = nginx.provider("api")
     for survived in range(6):
-        left = [survived]
+        left = iter(range(survived))
         original = getattr(_nginx_traffic_flag, step)
 
-        def die(*arguments: Any, left: list[int] = left, original: Any = original) -> None:
+        def die(*arguments: Any, left: Iterator[int] = left, original: Any = original) -> None:
             """Die after some calls."""
-            if left[0] == 0:
+            if next(left, None) is None:
                 raise KilledError
-            left[0] -= 1
             original(*arguments)
 
         with monkeypatch.context() as patch:

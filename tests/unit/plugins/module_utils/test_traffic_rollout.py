@@ -826,7 +826,7 @@ def test_a_lease_that_ran_out_stops_the_act() -> None:
     world.sleep(30)
     world.provider.after = lambda call: world.sleep(95 if call == "health green" and world.rollout.phase == "shifting" else 0)
 
-    with pytest.raises(LeaseLostError, match="ran out before the weights were set.* raise lease_time"):
+    with pytest.raises(LeaseLostError, match=r"ran out before the weights were set.* raise lease_time"):
         world.run()
 
     assert world.weights == ALL_BLUE

@@ -96,9 +96,17 @@ class Host:
         self.said.append(said)
         self.moments.append(self.world.now.timestamp())
 
+    def clock(self) -> float:
+        """Return the time of the world, which is another one with each look."""
+        return self.world.now.timestamp()
+
+    def wanted_now(self) -> bool:
+        """Say whether anybody waits for the result, as the test has it by now."""
+        return self.wanted()
+
     def follow(self, plan: Plan = PLAN, **options: Any) -> dict[str, Any]:
         """Follow a rollout."""
-        around = Surroundings(lambda: self.world.now.timestamp(), self.sleep, self.tell, lambda: self.wanted())
+        around = Surroundings(self.clock, self.sleep, self.tell, self.wanted_now)
         return follow(self.ask, {**OPTIONS, **options}, plan, around)
 
     @property
