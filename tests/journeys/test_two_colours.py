@@ -120,6 +120,21 @@ def test_a_release_that_fails_its_smoke_test_gets_no_visitor(coloured):
     assert (release_of(coloured, "green"), state(coloured)["live_colour"]) == (before, "blue")
 
 
+def test_hosts_that_have_got_traffic_meanwhile_are_left_alone(coloured):
+    before = release_of(coloured, "green")
+    shared = {"weights": {"blue": 50, "green": 50}, "gate": {"consecutive": 1}}
+
+    deployment = coloured.start("deploy.yml", lms_version="v2-again", **COLOURS)
+    deployment.wait_for("TASK [prepare | Run the pending migrations]")
+    coloured.module("lb", "bitflow.lms.nginx_traffic", **shared)
+    outcome = deployment.finish()
+    coloured.module("lb", "bitflow.lms.nginx_traffic", **{**shared, "weights": {"blue": 100, "green": 0}})
+
+    assert outcome.status != 0
+    assert "Green has traffic by now" in outcome.text
+    assert release_of(coloured, "green") == before
+
+
 def test_a_release_whose_hosts_fall_ill_loses_the_traffic_by_itself(coloured):
     live = release_of(coloured, "blue")
 
