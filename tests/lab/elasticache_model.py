@@ -184,6 +184,10 @@ def elasticache(now: Callable[[], float], busy: float = 60) -> Iterator[ElastiCa
         made.begin(name, DELETING)
         return ActionResult({"ReplicationGroup": group})
 
+    def forget_subnets(response: Any) -> ActionResult:
+        del response.elasticache_backend.cache_subnet_groups[response._get_param("CacheSubnetGroupName")]
+        return ActionResult({})
+
     def nodes(response: Any) -> ActionResult:
         wanted = response._get_param("CacheClusterId")
         groups = response.elasticache_backend.replication_groups
@@ -210,6 +214,7 @@ def elasticache(now: Callable[[], float], busy: float = 60) -> Iterator[ElastiCa
             ("increase_replica_count", replicate),
             ("decrease_replica_count", replicate),
             ("delete_replication_group", delete),
+            ("delete_cache_subnet_group", forget_subnets),
             ("describe_cache_clusters", nodes),
         ):
             # Some of them moto does not have at all.

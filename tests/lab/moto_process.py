@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -43,10 +44,11 @@ class Moto:
 
 
 @contextlib.contextmanager
-def moto_process() -> Iterator[Moto]:
-    """Start a moto at a free port of this host, and end it."""
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def moto_process(program: str = "moto.server") -> Iterator[Moto]:
+    """Start a moto, or a program that is one and more, at a free port of this host, and end it."""
+    command = [sys.executable, "-m", program, "-H", "127.0.0.1", "-p", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "collections")}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         assert process.stderr is not None
         url = next((found[1] for line in process.stderr if (found := _ADDRESS.search(line))), None)

@@ -14,8 +14,8 @@ PAGES = sorted(
     path for pattern in ("*.md", "docs/*.md", "roles/*/README.md", "tests/fixtures/lms/README.md") for path in ROOT.glob(pattern)
 )
 ROLES = sorted(path.parents[1] for path in ROOT.glob("roles/*/meta/argument_specs.yml"))
-# Files of metrics, and a cookie.
-NO_VARIABLES = {"lms_backups", "lms_deploy", "lms_traffic"}
+# Files of metrics, a cookie, and the role of a playbook.
+NO_VARIABLES = {"lms_aws", "lms_backups", "lms_deploy", "lms_traffic"}
 
 ROW = re.compile(r"^\| (?P<first>[^|]*?) \|", re.MULTILINE)
 NAME = re.compile(r"`(?P<name>[^`]+)`")
