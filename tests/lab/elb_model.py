@@ -162,6 +162,12 @@ def _patched(world: World) -> Iterator[None]:
         yield
 
 
+def _raise(error: Exception | None) -> None:
+    """Raise an error, if there is one."""
+    if error:
+        raise error
+
+
 class Recorder:
     """A client that notes its calls, and that fails where a test says so."""
 
@@ -177,13 +183,9 @@ class Recorder:
         def call(**parameters: Any) -> Any:
             self.calls.append((method, parameters))
             number = sum(name == method for name, _parameters in self.calls)
-            error = self.fault(method, number)
-            if error:
-                raise error
+            _raise(self.fault(method, number))
             reply = getattr(self._client, method)(**parameters)
-            error = self.lost(method, number)
-            if error:
-                raise error
+            _raise(self.lost(method, number))
             return reply
 
         return call
