@@ -198,15 +198,25 @@ def test_a_file_that_cannot_be_read_fails_and_is_named(files: Files) -> None:
     assert files.listed() == []
 
 
+# One process that only writes: on a busy machine programs that have to be started would write too seldom.
+WRITER = f"""
+import os, time
+print(os.getpid(), flush=True)
+with open("{TREE}/tmp/log", "ab", 0) as log:
+    while True:
+        log.write(os.urandom(3000))
+        time.sleep(0.001)
+"""
+
+
 def test_a_file_that_is_written_all_the_time_fails_the_backup_unless_it_may(files: Files) -> None:
-    script = f"echo $$; while sleep 0.002; do head -c 9000 /dev/urandom >> {TREE}/tmp/log; done"
-    endless = subprocess.Popen(["docker", "exec", files.host.name, "sh", "-c", script], stdout=subprocess.PIPE, text=True)
+    endless = subprocess.Popen(["docker", "exec", files.host.name, "python3", "-c", WRITER], stdout=subprocess.PIPE, text=True)
     assert endless.stdout
     pid = endless.stdout.readline().strip()
     try:
         wait_until(lambda: files.host.execute("test", "-s", f"{TREE}/tmp/log", check=False).returncode == 0)
         # Slow enough for the file to grow while it is read.
-        files.host.shell(f"head -c 12000000 /dev/urandom >> {TREE}/tmp/log")
+        files.host.shell(f"head -c 40000000 /dev/urandom >> {TREE}/tmp/log")
         failed = files.backup()
         made = files.backup(vanish_ok=["/srv/files/tmp"])
     finally:
