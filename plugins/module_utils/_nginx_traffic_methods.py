@@ -40,8 +40,8 @@ class Method(Protocol):
 
 
 @dataclass(frozen=True)
-class FlagMethod:
-    """Files that nginx looks for with each request."""
+class OwnFiles:
+    """Files of a site in a directory of its own, and nginx, which says at its status port what it does by them."""
 
     directory: Path
     status_url: str
@@ -50,6 +50,11 @@ class FlagMethod:
     def place(self, site: Site) -> Path:
         """Return the directory of the site."""
         return self.directory / site.name
+
+
+@dataclass(frozen=True)
+class FlagMethod(OwnFiles):
+    """Files that nginx looks for with each request."""
 
     def read(self, site: Site) -> dict[str, int]:
         """Read the link."""
@@ -69,16 +74,8 @@ class FlagMethod:
 
 
 @dataclass(frozen=True)
-class ReloadMethod:
+class ReloadMethod(OwnFiles):
     """A file of nginx' configuration."""
-
-    directory: Path
-    status_url: str
-    network: Network
-
-    def place(self, site: Site) -> Path:
-        """Return the directory of the site."""
-        return self.directory / site.name
 
     def read(self, site: Site) -> dict[str, int]:
         """Read the file."""
