@@ -98,6 +98,9 @@ def _hosts_line(outcome: str, data: Data) -> str:
     if outcome not in FAILURES:
         return f"Hosts: {hosts}."
     serving = data.get("previous")
+    if data.get("traffic"):
+        # The hosts that were deployed to serve nobody; those of the other colour were left alone.
+        hosts = f"the hosts of {data['traffic']['colour']}"
     return f"Serving: {serving}, on {hosts}, as before." if serving else f"Serving: what was there before, on {hosts}."
 
 

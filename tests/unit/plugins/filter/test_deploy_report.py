@@ -180,6 +180,12 @@ def test_report_says_which_colour_has_the_traffic(outcome: str, traffic: dict[st
     assert [line for line in report if line.startswith("Traffic")] == lines
 
 
+def test_a_failure_says_which_colour_serves_as_before() -> None:
+    data = {"outcome": "taken back", "release": "r2", "previous": "r1", "hosts": ["app2"], "traffic": {"colour": "blue", "kept": "green"}}
+
+    assert "Serving: r1, on the hosts of blue, as before." in deploy_report(data)
+
+
 def test_traffic_that_went_back_is_said_so() -> None:
     report = deploy_report({"outcome": "returned", "release": "r1", "previous": "r2", "traffic": {"colour": "blue", "kept": "green"}})
 
